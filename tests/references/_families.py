@@ -39,6 +39,7 @@ MAMBA = {
     "use_associative_scan": False,
 }
 EXPERTS = {**LLAMA, "num_hidden_layers": 2, "num_experts_per_tok": 2}
+UNPADDED = {**LLAMA, "pad_token_id": None}
 GEMMA = {**LLAMA, "head_dim": 12, "pad_token_id": None}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
 BERT = {
@@ -97,6 +98,44 @@ BASES = {
         "dropout": 0.0,
     },
     "bloom": {"vocab_size": 61, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "granite": {
+        **UNPADDED,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 0.9,
+    },
+    "granitemoe": {
+        **EXPERTS,
+        "num_local_experts": 5,
+        "pad_token_id": None,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 0.9,
+    },
+    **dict.fromkeys(("starcoder2", "cohere2", "exaone4", "olmo3", "nemotron", "stablelm", "phi", "olmo"), UNPADDED),
+    **{kind: {**UNPADDED, "logit_scale": 0.8} for kind in ("cohere", "cohere2")},
+    **{kind: {**UNPADDED, "head_dim": 12, "eos_token_id": 2} for kind in ("glm", "ernie4_5")},
+    "gpt_neo": {
+        **{key: UNPADDED[key] for key in ("vocab_size", "hidden_size", "max_position_embeddings", "intermediate_size")},
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1], [["global"], 1]],
+        "window_size": 9,
+    },
+    "gptj": {**GPT2, "rotary_dim": 4},
+    "gpt_bigcode": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "falcon": {
+        **{key: UNPADDED[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")},
+        "max_position_embeddings": 128,
+    },
+    "qwen2_moe": {
+        **EXPERTS,
+        "num_experts": 5,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+    },
     "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
 }
 CASES = {
@@ -200,6 +239,9 @@ CASES = {
         "num_hidden_layers": 4, "no_rope_layer_interval": 2, "tie_word_embeddings": False, "mlp_bias": True,
     },
     "mamba": {},
+    "mamba, biases": {"use_bias": True},
+    "mamba2, biases": {"use_bias": True},
+    "deepseek_v3, biases": {"attention_bias": True},
     "mamba, wide, untied": {"expand": 3, "intermediate_size": 96, "time_step_rank": 5, "tie_word_embeddings": False},
     "gpt_neox": {},
     "gpt_neox, one part after the other, tied, half rotated": {
@@ -233,6 +275,76 @@ CASES = {
     "opt": {},
     "opt, no biases, untied, gelu": {
         "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
+    },
+    "granite": {},
+    "granite, biases, tied, llama3 rope": {
+        "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "rope_parameters": STRETCHED,
+        "logits_scaling": 1.5,
+    },
+    "granitemoe": {},
+    "granitemoe, biases, tied": {"attention_bias": True, "tie_word_embeddings": True, "num_experts_per_tok": 3},
+    "starcoder2": {},
+    "starcoder2, window, no biases, untied": {"use_bias": False, "sliding_window": 9, "tie_word_embeddings": False},
+    "stablelm": {},
+    "stablelm, parallel, biases, half rotated": {
+        "use_parallel_residual": True, "use_qkv_bias": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "phi": {},
+    "phi, multi-query, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True, "hidden_act": "gelu"},
+    "cohere": {},
+    "cohere, normed heads, biases, untied": {
+        "use_qk_norm": True, "attention_bias": True, "tie_word_embeddings": False, "layer_norm_eps": 1e-3,
+    },
+    "cohere2": {"num_hidden_layers": 5, "sliding_window": 9},
+    "cohere2, biases, other layers": {
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 7,
+        "attention_bias": True,
+    },
+    "olmo": {},
+    "olmo, clipped, biases, tied": {"clip_qkv": 0.8, "attention_bias": True, "tie_word_embeddings": True},
+    "olmo3": {"num_hidden_layers": 5, "sliding_window": 9},
+    "olmo3, yarn rope, biases, tied": {
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 7,
+        "attention_bias": True, "tie_word_embeddings": True,
+        "rope_parameters": {
+            "full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "nemotron": {},
+    "nemotron, all of a head, biases, tied": {
+        "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "hidden_act": "gelu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}, "head_dim": 12,
+    },
+    "glm": {},
+    "glm, all of a head, no biases": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+        "attention_bias": False,
+    },
+    "gpt_neo": {},
+    "gpt_neo, all windows, untied, relu": {
+        "attention_types": [[["local"], 3]], "tie_word_embeddings": False, "activation_function": "relu",
+    },
+    "gptj": {},
+    "gptj, all of a head, inner width, tied": {"rotary_dim": 8, "n_inner": 48, "tie_word_embeddings": True},
+    "gpt_bigcode": {},
+    "gpt_bigcode, multi-head, untied": {"multi_query": False, "tie_word_embeddings": False, "n_inner": 48},
+    "exaone4": {"num_hidden_layers": 5, "sliding_window": 9},
+    "exaone4, no windows, tied": {
+        "sliding_window": None, "layer_types": ["full_attention"] * 3, "tie_word_embeddings": True,
+    },
+    "exaone4, no windows and no positions": {"layer_types": ["full_attention"] * 3},
+    "ernie4_5": {},
+    "ernie4_5, biases, untied": {"use_bias": True, "tie_word_embeddings": False},
+    "falcon": {},
+    "falcon, multi-head, one part after the other, biases, untied": {
+        "multi_query": False, "parallel_attn": False, "bias": True, "tie_word_embeddings": False,
+        "ffn_hidden_size": 56,
+    },
+    "qwen2_moe": {},
+    "qwen2_moe, dense layers, no biases, shares": {
+        "num_hidden_layers": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2, "qkv_bias": False,
+        "norm_topk_prob": True,
     },
     "bert": {},
     "bert, one type, relu": {

@@ -86,8 +86,9 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
 SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax", "modernbert", "t5")
+SINGLE += ("cohere", "cohere2", "olmo", "gpt_neo", "qwen2_moe", "granitemoe", "ernie4_5")
 BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3")  # these without padding
-ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2"), "eager")  # else torch's own
+ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2", "gpt_neo"), "eager")  # else torch's own
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if kind_of(case) in SINGLE])

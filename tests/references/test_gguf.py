@@ -49,6 +49,9 @@ LISTS = {
 CASES = {
     "llama": {},
     "llama, tied, biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "granite": {
+        "embedding_multiplier": 12.0, "attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 3.0,
+    },
     "llama, llama3 rope": {"rope_parameters": STRETCHED, "head_dim": 32},
     "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
     "llama, yarn rope, own factor": {"rope_parameters": {**YARN, "attention_factor": 1.3}},
@@ -155,7 +158,7 @@ def test_models_round_trip(case, models, tokenizer, tmp_path):
     assert 1e-6 < off < {"f16": 0.02, "q8_0": 0.1}.get(kind, 0.9)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "granite"])  # which it does not read
 def test_transformers_loads_what_is_written(case, models, tokenizer, tmp_path):
     pytest.importorskip("gguf", reason="transformers reads GGUF files with the gguf package")
     if case.partition(",")[0] == "gemma":
@@ -341,7 +344,8 @@ def test_each_key_of_the_specification_is_used_or_refused(name, models, tokenize
                 assert config != plain, (key, probe)
                 used.add(key)
     assert used >= {"context_length", "embedding_length", "feed_forward_length", "rope.freq_base"}
-    assert {"attention.scale", "expert_count", "attention.clamp_kqv", "rope.scaling.yarn_beta_fast"}.isdisjoint(used)
+    assert {"expert_count", "attention.clamp_kqv", "rope.scaling.yarn_beta_fast"}.isdisjoint(used)
+    assert ("attention.scale" in used) == (name == "granite")
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
@@ -434,6 +438,66 @@ def test_what_has_no_form_is_refused_by_name(tokenizer, models, tmp_path):
     with pytest.raises(CheckpointError, match=r"activation is 'relu', which a GGUF file .* cannot say"):
         export_gguf(randomise(relu.build(vocab_size=320)), tokenizer, tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
+
+
+def in_parts(source, folder, count=3):
+    """The file's tensors in several files, as llama.cpp's gguf-split writes them."""
+    file = GGUF(source)
+    folder.mkdir()
+    for part in range(count):
+        keys = {"split.no": np.uint16(part), "split.count": np.uint16(count)}
+        keys["split.tensors.count"] = np.int32(len(file.names))
+        names = file.names[part::count]
+        tensors = {n: Packable(file.kind(n), file.shape(n), lambda n=n: file.tensor(n).data) for n in names}
+        values = {
+            key: np.float32(value) if isinstance(value, float) else np.uint32(value) if type(value) is int else value
+            for key, value in file.metadata.items()
+        }
+        with open(folder / f"m-{part + 1:05}-of-{count:05}.gguf", "wb") as handle:
+            write(handle, {**(values if part == 0 else {}), **keys}, tensors)
+    return folder / f"m-00001-of-{count:05}.gguf"
+
+
+def test_a_model_in_parts_is_read_as_one(models, tokenizer, tmp_path):
+    """By torch, by the native runner alone and by llama.cpp, with its tokenizer."""
+    source = export_gguf(models("llama")[1], tokenizer, tmp_path / "m.gguf", "q8_0")
+    first = in_parts(source, tmp_path / "parts")
+    ids = torch.arange(40)[None]
+    assert torch.equal(load_model(first, device="cpu")(ids).logits, load_model(source, device="cpu")(ids).logits)
+    for runner in ("native", "torch"):
+        whole, parts = (load_engine(path, device="cpu", runner=runner) for path in (source, first))
+        assert parts.generate(TEXTS[0], max_new_tokens=12)[0].ids == whole.generate(TEXTS[0], max_new_tokens=12)[0].ids
+    assert GGUF(first).kinds() == GGUF(source).kinds() and set(GGUF(first).names) == set(GGUF(source).names)
+    ask = llama_cpp(first)
+    found = ask("/completion", prompt="the cat", n_predict=12, temperature=0, return_tokens=True)["tokens"]
+    assert found == load_engine(first, device="cpu", runner="native").generate("the cat", max_new_tokens=12)[0].ids
+
+
+def test_parts_that_are_missing_or_mixed_up_are_named(models, tokenizer, tmp_path):
+    source = export_gguf(models("llama")[1], tokenizer, tmp_path / "m.gguf", "q8_0")
+    first = in_parts(source, tmp_path / "parts")
+    second, third = (first.with_name(f"m-0000{n}-of-00003.gguf") for n in (2, 3))
+    with pytest.raises(CheckpointError, match=r"00002-of-00003\.gguf: split\.no is 1 of 3 parts, expected 0; give"):
+        load_model(second, device="cpu")
+    kept = second.read_bytes()
+    second.unlink()
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00003\.gguf: no such file"):
+        load_model(first, device="cpu")
+    second.write_bytes(third.read_bytes())
+    with pytest.raises(CheckpointError, match=r"00002-of-00003\.gguf: split\.no is 2 of 3 parts, .* are mixed up"):
+        load_model(first, device="cpu")
+    two = in_parts(source, tmp_path / "two", 2)
+    second.write_bytes(two.with_name("m-00002-of-00002.gguf").read_bytes())
+    with pytest.raises(CheckpointError, match=r"00002-of-00003\.gguf: split\.count is 2, expected 3, as in the first"):
+        load_model(first, device="cpu")
+    second.write_bytes(kept)
+    renamed = first.rename(first.with_name("model.gguf"))
+    with pytest.raises(CheckpointError, match=r"model\.gguf: is one of 3 parts, but its name does not end in -00001"):
+        load_model(renamed, device="cpu")
+    loaded = GGUF(renamed.rename(first))
+    third.write_bytes(third.read_bytes())
+    with pytest.raises(CheckpointError, match=r"00003-of-00003\.gguf: was written to since it was opened"):
+        loaded.tensor(loaded.names[0])
 
 
 def test_a_file_that_is_written_to_while_it_is_open_is_refused(models, tokenizer, tmp_path):

@@ -63,7 +63,10 @@ class FileModel:
         """Why the native runner cannot run a file, or None where it can. Raises CheckpointError as the class does."""
         if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
             return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
-        scaling = PackedFile(path).config.get("rope_scaling", {})
+        config = PackedFile(path).config
+        scaling = config.get("rope_scaling", {})
+        if any(key in config for key in ("residual_multiplier", "embedding_multiplier", "logits_scaling")):
+            return "factors of embeddings, of what layers add or of logits"
         if scaling.get("rope_type") == "longrope":
             return "positions that depend on more than a token's place"
         return None

@@ -79,7 +79,7 @@ def read(path: str | Path) -> Described:
 
         weights = PackedWeights(file)
         data, kinds = weights.config, weights.file.kinds()
-        packed = FileSize(file.stat().st_size, tuple(kind for kind, _ in kinds.most_common()))
+        packed = FileSize(weights.file.size, tuple(kind for kind, _ in kinds.most_common()))
     else:
         data = read_table(file)
     kind = data.get("model_type")

@@ -25,6 +25,7 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf.blocks import BY_NUMBER, KINDS, Array
+from llmanac.kernels.gguf.parts import count_parts, part_path
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_HEADER = 1 << 26  # bytes before the tensors; 256k tokens with scores and merges take 10 MiB
@@ -89,6 +90,7 @@ class Mapped:
             self._open = os.dup(handle.fileno())
             weakref.finalize(self, os.close, self._open)
             self._state = self._now()
+        self.further: list[Mapped] = []  # the other files of a model in several parts
 
     def _now(self) -> tuple[int, int]:
         """Size and time of the last write."""
@@ -99,15 +101,19 @@ class Mapped:
         """Raises CheckpointError where the file was written to or cut off since it was opened."""
         if self._now() != self._state:
             raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
+        for other in self.further:
+            other.check()
 
     def release(self) -> None:
         """Give back the memory of what was read; the system reads it again where it is needed."""
         if hasattr(self.bytes, "madvise"):
             self.bytes.madvise(mmap.MADV_DONTNEED)
+        for other in self.further:
+            other.release()
 
 
 class GGUF:
-    """A GGUF file that is open to read.
+    """A GGUF file that is open to read, with the files after it where it is the first part of several.
 
     Attributes:
         metadata: the keys with their values: bool, int, float, str, a list of str, or an array of numbers.
@@ -115,16 +121,30 @@ class GGUF:
         mapped: its bytes, of which tensors are views.
 
     Raises:
-        CheckpointError: not a GGUF file of version 2 or 3, a damaged one, or a tensor of a kind that is not read.
+        CheckpointError: not a GGUF file of version 2 or 3, a damaged one, a tensor of a kind that is not read, or a
+            part that is missing, of another model, or not the first.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.mapped = Mapped(self.path)
-        read = _FieldReader(self.path, self.mapped.bytes)
-        self.metadata = read.metadata()
-        self._places = read.tensors(self.metadata)
+        self.mapped, self.metadata, own = _read(self.path)
+        self._files = dict.fromkeys(own, self.mapped)
+        self._places = own
+        count, wanted = count_parts(self.path, self.metadata), self.metadata.get("split.tensors.count")
+        for number in range(1, count):
+            part = part_path(self.path, number)
+            mapped, metadata, own = _read(part)
+            count_parts(part, metadata, number, count)
+            if twice := sorted(own.keys() & self._places.keys()):
+                raise CheckpointError(f"{part}: tensor {shown(twice[0])} is in an earlier part too")
+            self.mapped.further.append(mapped)
+            self._files |= dict.fromkeys(own, mapped)
+            self._places |= own
         self.names = tuple(self._places)
+        if count > 1 and wanted is not None and wanted != len(self.names):
+            raise CheckpointError(
+                f"{self.path}: says that its parts have {shown(wanted)} tensors, but these have {len(self.names):,}"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -137,6 +157,11 @@ class GGUF:
         """How a tensor is stored."""
         return self._places[name].kind
 
+    @property
+    def size(self) -> int:
+        """In bytes, of all parts."""
+        return sum(len(one.bytes) for one in (self.mapped, *self.mapped.further))
+
     def kinds(self) -> Counter[str]:
         """How many tensors are stored in which way."""
         return Counter(map(self.kind, self.names))
@@ -145,8 +170,16 @@ class GGUF:
         """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""
         self.mapped.check()
         place = self._places[name]
-        data = np.frombuffer(self.mapped.bytes, np.uint8, place.size, place.start)
+        data = np.frombuffer(self._files[name].bytes, np.uint8, place.size, place.start)
         return PackedTensor(place.kind, place.shape, data.reshape(*place.shape[:-1], -1))
+
+
+def _read(path: Path) -> tuple[Mapped, dict[str, Any], dict[str, _Place]]:
+    """`(bytes, keys, tensors)` of one file."""
+    mapped = Mapped(path)
+    read = _FieldReader(path, mapped.bytes)
+    metadata = read.metadata()
+    return mapped, metadata, read.tensors(metadata)
 
 
 _OPENED: weakref.WeakValueDictionary[tuple[int, ...], GGUF] = weakref.WeakValueDictionary()

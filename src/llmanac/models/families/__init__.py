@@ -22,6 +22,8 @@ __all__ = [
 FAMILIES = (
     "llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba", "gemma2",
     "gemma3_text", "glm4", "gpt_oss", "deepseek_v3", "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
+    "granite", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "olmo", "olmo3", "nemotron", "ernie4_5", "glm",
+    "gpt_neo", "gptj", "gpt_bigcode", "exaone4", "falcon", "qwen2_moe", "granitemoe",
     "bert", "roberta", "modernbert", "t5",
 )  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]

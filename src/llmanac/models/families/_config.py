@@ -115,13 +115,13 @@ class Config:
 
     def _neutral(self, key: str, value: Any) -> bool:
         """Whether this value of a key that was not read changes nothing."""
+        if key == "layer_types" and isinstance(value, list):
+            return all(kind == FULL for kind in value)
         if key in self._own:
             target = PEER["families"][self.kind]["same"].get(key, key)  # of which it is another spelling
             return value in (None, self._own[key] if target == key else self.data.get(target, self._own.get(target)))
         if key == "auto_map":
             return self._names_itself(value)
-        if key == "layer_types" and isinstance(value, list):
-            return all(kind == FULL for kind in value)
         if key == "is_causal":  # read by what all models of transformers share: without it masks are causal
             return value in (None, True)
         return value in (None, False, {}, [])
@@ -129,7 +129,8 @@ class Config:
     def _names_itself(self, value: Any) -> bool:
         """Whether an `auto_map` names the family's own files and classes: the code that it was first published with."""
         own = self.kind.removesuffix("_text")
-        named = rf"(?i)(configuration|modeling|tokenization)_{own}(_fast)?\.{own.replace('_', '')}\w*"
+        letters = "_?".join(own.replace("_", ""))
+        named = rf"(?i)(configuration|modeling|tokenization)_{own}(_fast)?\.{letters}\w*"
         classes = value.values() if isinstance(value, dict) else [value]
         names = [name for one in classes for name in (one if isinstance(one, list) else [one]) if name is not None]
         return all(isinstance(name, str) and re.fullmatch(named, name) for name in names)
@@ -198,7 +199,7 @@ class Names:
         layers: their prefix of `model.layers.*.`, before names in `table` that begin as none of OUTSIDE does.
         table: ours (or several of ours, fused in this order) -> theirs; a prefix of a name up to a dot will do.
         transposed: those of `theirs` whose matrices are stored (inputs, outputs).
-        interleaved: those whose parts are fused head by head (q, k and v of the first head, then of the second).
+        interleaved: those whose parts are fused by heads of keys (q, k and v of the first one, then of the second).
         alternating: those of `theirs` in which the outputs of several of ours take turns, in place of following.
     """
 
@@ -212,7 +213,8 @@ class Names:
         """Where each of our parameters is, given all their shapes; `spec` has the heads of interleaved ones."""
         rules = [self._rule(ours, theirs) for ours, theirs in self.table.items()]
         found = {name: _match(name, rules, self.layers) for name in shapes}
-        heads = spec.blocks[0].mixer.heads if self.interleaved else 1
+        mixer = spec.blocks[0].mixer if self.interleaved else None
+        heads = 1 if mixer is None else mixer.kv_heads or mixer.heads  # of queries, those that share a head of keys
         groups: dict[str, dict[int, dict[int, str]]] = {}
         for name, (theirs, expert, part, _, _) in found.items():
             groups.setdefault(theirs, {}).setdefault(expert, {})[part] = name

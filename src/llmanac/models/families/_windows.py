@@ -52,7 +52,8 @@ def alternating(every: int, window: int) -> Layered:
     """All layers have a window but each `every`-th, where the config has no list; `window` where it has no size."""
 
     def read(config: Config, data: Data, layers: int) -> list[Any]:
-        period = config.number("sliding_window_pattern", int, every)
+        listed = config.get("sliding_window_pattern") is None or config.get("layer_types") is not None
+        period = every if listed else config.number("sliding_window_pattern", int, every)
         kinds = _kinds(config, [SLIDING if (i + 1) % period else FULL for i in range(layers)])
         config.get("sliding_window")
         if SLIDING not in kinds:

@@ -35,7 +35,7 @@ OWN: dict[str | tuple[str, ...], str] = {
     "mlp.correction": "mlp.gate.e_score_correction_bias",
     "mlp.shared": "mlp.shared_experts",
 }
-FIXED: dict[str, tuple[Any, ...]] = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
+FIXED: dict[str, tuple[Any, ...]] = {"norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
 FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
 NEUTRAL = "qk_head_dim output_router_logits ep_size aux_loss_alpha seq_aux"
 
@@ -109,6 +109,7 @@ FAMILY = Family(
         Key("rms_norm_eps", "norm.eps", float, default=1e-6),
         Key("rope_interleave", "position.layout", {True: "pairs", False: "halves"}, default=True),
         TIED,
+        Key("attention_bias", f"{MIXER}.biases", {False: "none", True: "latent"}, default=False),
         DeepSeekScaling(),
         Stack("first_k_dense_replace", "ffn", _read, _written),
         *(Only(name, values) for name, values in FIXED.items()),

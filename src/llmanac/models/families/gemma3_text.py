@@ -26,10 +26,11 @@ from llmanac.models.positions.rope import Spec as RoPE
 
 @dataclass(frozen=True)
 class Ropes(ConfigEntry):
-    """A table for each kind of layer, or the keys before it: `rope_theta`, `rope_local_base_freq`, `rope_scaling`."""
+    """A table for each kind of layer, or the keys before it: `rope_theta`, `rope_scaling`, and `local` of a window."""
 
     full: Rope
     sliding: Rope
+    local: str = "rope_local_base_freq"
 
     def read(self, config: Config, data: Data) -> None:
         tables = config.get("rope_parameters", {})
@@ -37,7 +38,7 @@ class Ropes(ConfigEntry):
             raise CheckpointError(
                 f"{config.path}: rope_parameters is {shown(tables)}, expected tables of {FULL} and {SLIDING}"
             )
-        older = {FULL: ("rope_theta", "rope_scaling"), SLIDING: ("rope_local_base_freq", "")}
+        older = {FULL: ("rope_theta", "rope_scaling"), SLIDING: (self.local, "")}
         found = {}
         for kind, rope in ((FULL, self.full), (SLIDING, self.sliding)):
             keys = {"rope_parameters": tables.get(kind), "max_position_embeddings": data["max_length"]}
@@ -53,12 +54,15 @@ class Ropes(ConfigEntry):
     def write(self, data: Data) -> dict[str, Any]:
         own: Data = next((block["position"] for block in data["blocks"] if "position" in block), {})
         full, sliding = self.full.write({"position": own}), self.sliding.write(data)
-        return {
-            "rope_parameters": {FULL: full["rope_parameters"], SLIDING: sliding["rope_parameters"]},
-            "rope_theta": full["rope_theta"],
-            "rope_scaling": full["rope_scaling"],
-            "rope_local_base_freq": sliding["rope_theta"],
-        } | {key: full[key] for key in ("max_position_embeddings",) if key in full}
+        return (
+            {
+                "rope_parameters": {FULL: full["rope_parameters"], SLIDING: sliding["rope_parameters"]},
+                "rope_theta": full["rope_theta"],
+                "rope_scaling": full["rope_scaling"],
+            }
+            | {key: full[key] for key in ("max_position_embeddings",) if key in full}
+            | ({self.local: sliding["rope_theta"]} if self.local else {})
+        )
 
     def fields(self) -> dict[str, str]:
         return self.full.fields()

@@ -41,20 +41,24 @@ class NeoXRotary(Rope):
         return {**written, **{old: written[new] for old, new, _ in OLDER}}
 
 
-class NeoXResidual(ConfigEntry):
-    """`use_parallel_residual`: a parallel block with two norms, or a pre-norm block."""
+@dataclass(frozen=True)
+class Residual(ConfigEntry):
+    """A flag that says whether both parts of a block read the same stream: a parallel block, else a pre-norm block."""
+
+    name: str
+    default: bool
 
     def read(self, config: Config, data: Data) -> None:
-        if not config.flag("use_parallel_residual", True):
+        if not config.flag(self.name, self.default):
             for block in data["blocks"]:
                 block["name"] = "pre-norm"
                 del block["norms"]
 
     def write(self, data: Data) -> dict[str, Any]:
-        return {"use_parallel_residual": data["blocks"][0]["name"] == "parallel"}
+        return {self.name: data["blocks"][0]["name"] == "parallel"}
 
     def fields(self) -> dict[str, str]:
-        return {"blocks.*.norms": "use_parallel_residual"}
+        return {"blocks.*.norms": self.name}
 
 
 LAYOUT = Names(
@@ -88,7 +92,7 @@ FAMILY = Family(
         Key("layer_norm_eps", "norm.eps", float, default=1e-5),
         TIED,
         NeoXRotary(),
-        NeoXResidual(),
+        Residual("use_parallel_residual", True),
     ),
     # of the hub, and of transformers' state in memory
     names=(LAYOUT, replace(LAYOUT, table={k: v for k, v in LAYOUT.table.items() if k != "lm_head"})),

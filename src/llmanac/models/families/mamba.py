@@ -10,6 +10,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families.llama import BIASES
 from llmanac.models.ffn.none import Spec as NoFFN
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.mamba import Spec as Mixer
@@ -47,7 +48,7 @@ SHARED: tuple[ConfigEntry, ...] = (
     Key("max_position_embeddings", "max_length", default=2048),
     Inner(),
     Only("hidden_act", ("silu", "swish")),
-    Only("use_bias", (False,)),
+    Key("use_bias", f"{MIXER}.biases", BIASES, default=False),
     Only("use_conv_bias", (True,)),
     Only("rms_norm", (None, True)),
 )

@@ -34,27 +34,32 @@ SPARSE: tuple[Key, ...] = (
 )
 
 
-def _read(config: Config, data: Data, layers: int) -> list[Any]:
-    sparse, listed = data["blocks"][0]["ffn"], config.get("mlp_only_layers", [])
-    every = config.number("decoder_sparse_step", int, 1)
-    if not isinstance(listed, list) or any(type(i) is not int or not 0 <= i < layers for i in listed):
-        raise CheckpointError(f"{config.path}: mlp_only_layers is {shown(listed)}, expected numbers of layers")
-    kinds = [(i + 1) % every == 0 and i not in listed for i in range(layers)]
-    if all(kinds):
-        return [sparse] * layers
-    width = config.number("intermediate_size", int, 6144)
-    dense = {"name": "gated", "activation": sparse["expert"].get("activation", "silu"), "width": width}
-    return [sparse if kind else dense for kind in kinds]
+def dense_layers(sparse_keys: tuple[Key, ...], default: int) -> Layered:
+    """Layers with and without experts; `default` is the width of those without where the config does not say."""
 
+    def read(config: Config, data: Data, layers: int) -> list[Any]:
+        sparse, listed = data["blocks"][0]["ffn"], config.get("mlp_only_layers", [])
+        every = config.number("decoder_sparse_step", int, 1)
+        if not isinstance(listed, list) or any(type(i) is not int or not 0 <= i < layers for i in listed):
+            raise CheckpointError(f"{config.path}: mlp_only_layers is {shown(listed)}, expected numbers of layers")
+        kinds = [(i + 1) % every == 0 and i not in listed for i in range(layers)]
+        if all(kinds):
+            return [sparse] * layers
+        width = config.number("intermediate_size", int, default)
+        dense = {"name": "gated", "activation": sparse["expert"].get("activation", "silu"), "width": width}
+        return [sparse if kind else dense for kind in kinds]
 
-def _written(ffns: list[Any]) -> dict[str, Any]:
-    dense = [i for i, ffn in enumerate(ffns) if ffn["name"] != "experts"]
-    found: Data = {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-    if dense:
-        found["intermediate_size"] = ffns[dense[0]].get("width")
-    for key in SPARSE:  # of the first layer that has them, which need not be the model's first
-        found |= key.write({"blocks": [{"ffn": next((ffn for ffn in ffns if ffn["name"] == "experts"), {})}]})
-    return found
+    def written(ffns: list[Any]) -> dict[str, Any]:
+        dense = [i for i, ffn in enumerate(ffns) if ffn["name"] != "experts"]
+        found: Data = {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+        if dense:
+            found["intermediate_size"] = ffns[dense[0]].get("width")
+        own = next((ffn for ffn in ffns if ffn["name"] == "experts"), {"expert": ffns[0]})
+        for key in sparse_keys:  # of the first layer that has them, which need not be the model's first
+            found |= key.write({"blocks": [{"ffn": own}]})
+        return found
+
+    return Layered("mlp_only_layers", "ffn", read, written)
 
 
 FAMILY = Family(
@@ -68,7 +73,7 @@ FAMILY = Family(
         LENGTH,
         TIED,
         Rope(),
-        Layered("mlp_only_layers", "ffn", _read, _written),
+        dense_layers(SPARSE, 6144),
         Only("use_sliding_window", (False,)),
         Only("output_router_logits", (False, True)),
     ),

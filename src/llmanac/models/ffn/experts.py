@@ -43,6 +43,8 @@ CARD = {
 class Spec(FFNSpec):
     """experts: how many; top_k: k; expert: what each is; shared: one that sees every token, or None.
 
+    shared_gate: what the shared one is multiplied by, nothing or sigmoid(w x) (Qwen 1.5).
+
     balance: coefficient of the load-balance loss; scoring: p; groups, top_groups, scale: see the module.
     router_bias: none, a learned one of W_r, or b, which acts on the choice alone (`balancing`).
     gates: g, the `share` of p among the chosen experts, or p itself (`score`).
@@ -59,6 +61,7 @@ class Spec(FFNSpec):
     groups: int = 1
     top_groups: int = 1
     scale: float = 1.0
+    shared_gate: Literal["none", "sigmoid"] = "none"
 
     ranges = within(COUNT, "experts top_k top_groups") | within(POSITIVE, "scale") | within(NOT_NEGATIVE, "balance")
 
@@ -73,6 +76,8 @@ class Spec(FFNSpec):
             raise SpecError(f"groups: {self.experts} experts are not {self.groups} groups of one size, of at least 2")
         if self.top_k > self.top_groups * size:
             raise SpecError(f"top_k: {self.top_k} experts, but {self.top_groups} groups have {self.top_groups * size}")
+        if self.shared_gate != "none" and self.shared is None:
+            raise SpecError("shared_gate: there is no shared expert; set shared too")
         for name in ("expert", "shared"):
             part = getattr(self, name)
             if part is not None and part.name in ("experts", "none"):
@@ -104,6 +109,7 @@ class Experts(nn.Module):
         if spec.router_bias == "balancing":
             self.correction = nn.Parameter(torch.zeros(spec.experts), requires_grad=False)
         self.shared = None if spec.shared is None else spec.shared.build(dim=dim)
+        self.shared_gate = Linear(dim, 1, bias=False) if spec.shared_gate == "sigmoid" else None
         self.seen: Tensor | None = None
         self.of_step: Tensor | None = None
 
@@ -122,7 +128,8 @@ class Experts(nn.Module):
             # an expert that no token chose still takes part, so that its gradient is 0 and not missing
             y = y.index_add(0, tokens, expert(flat[tokens], context) * gates[tokens, slot, None])
         if self.shared is not None:
-            y = y + self.shared(flat, context)
+            seen = self.shared(flat, context)
+            y = y + (seen if self.shared_gate is None else seen * self.shared_gate(flat).sigmoid())
         if self.training or torch.is_grad_enabled():
             probabilities = scores if self.scoring == "softmax" else scores / scores.sum(-1, keepdim=True)
             context.add_loss("load-balance", self._balance(probabilities, chosen, context.real()))

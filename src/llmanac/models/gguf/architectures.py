@@ -41,6 +41,8 @@ BOUNDS: dict[str, tuple[Any, Any, Any]] = {  # key -> the type of its value, the
     "rope.freq_base_swa": REAL_NUMBER, "rope.dimension_count": SIZE, "rope.scaling.type": (str, "", "\U0010ffff"),
     "rope.scaling.factor": REAL_NUMBER, "rope.scale_linear": REAL_NUMBER, "rope.scaling.attn_factor": REAL_NUMBER,
     "rope.scaling.original_context_length": SIZE, "rope.scaling.finetuned": (bool, False, True), "vocab_size": SIZE,
+    "attention.scale": REAL_NUMBER, "embedding_scale": REAL_NUMBER, "residual_scale": REAL_NUMBER,
+    "logit_scale": REAL_NUMBER,
 }  # fmt: skip
 LISTED = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")  # that may be a value a layer
 # read with others, or of no effect on what a model computes
@@ -152,9 +154,19 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 WINDOWS = {**WINDOW, "attention.sliding_window_pattern": "sliding_window_pattern"}
 FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
 CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", **FINAL_CAP}
+FACTORS_OF_GRANITE = {
+    "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+}  # fmt: skip
 UNLIMITED = ("attention.sliding_window_pattern", *CAPS)
 ARCHITECTURES = {
     "llama": Architecture("llama", permuted=True, scalings=("linear", "yarn", "llama3", "longrope")),
+    "granite": Architecture(
+        "granite",
+        keys=FACTORS_OF_GRANITE,
+        permuted=True,
+        more=lambda config: {"attention_multiplier": config.get("attention_multiplier", config["head_dim"] ** -0.5)},
+    ),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "phi3": Architecture(

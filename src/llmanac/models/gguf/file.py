@@ -135,9 +135,9 @@ class PackedFile:
             found = f"is {values['vocab_size']:,}, but token_embd.weight has {size:,} rows"
             raise self._error(f"{name}.vocab_size", found)
         config["tie_word_embeddings"] = "output.weight" not in self.file
-        if table.family in ("llama", "qwen3"):
+        if table.family in ("llama", "qwen3", "granite"):
             config["attention_bias"] = "blk.0.attn_q.bias" in self.file
-        if table.family == "llama":
+        if table.family in ("llama", "granite"):
             config["mlp_bias"] = "blk.0.ffn_up.bias" in self.file
         heads = config["num_attention_heads"]
         if heads % config.setdefault("num_key_value_heads", heads):

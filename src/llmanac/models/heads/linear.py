@@ -1,6 +1,6 @@
 """The linear head: one product with the vocabulary.
 
-    p(v | x_<=t) = softmax(c(W h_t))_v          h (B, T, D), W (V, D)
+    p(v | x_<=t) = softmax(c(W h_t + b))_v          h (B, T, D), W (V, D), b (V,) or none
 
 W may be the embedding itself (`tied` in the model's Spec): a token is then predicted by the vector that it is read by,
 and a small model saves its largest matrix. c is the identity, or a soft cap c(x) = a tanh(x / a), which bounds the
@@ -35,28 +35,37 @@ CARD = {
 class Spec(HeadSpec):
     """softcap: a, the bound of the logits; scale: what hidden states are multiplied by; None for neither.
 
+    bias: a learned b, or none (GPT-J and Phi have one).
     base_dim: further multiplies them by base_dim / D, so that a rate found at that width serves wider models.
     """
 
     softcap: float | None = None
     scale: float | None = None
     base_dim: int | None = None
+    bias: Literal["none", "learned"] = "none"
 
     ranges = within(POSITIVE, "softcap scale base_dim")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> LinearHead:
         scale = self.scale if self.base_dim is None else (self.scale or 1.0) * self.base_dim / dim
-        return LinearHead(dim, vocab_size, self.softcap, scale)
+        return LinearHead(dim, vocab_size, self.softcap, scale, self.bias == "learned")
 
 
 class LinearHead(Head):
     """See the module."""
 
-    def __init__(self, dim: int, vocab_size: int, softcap: float | None = None, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        vocab_size: int,
+        softcap: float | None = None,
+        scale: float | None = None,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.softcap, self.scale = softcap, scale
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
-        self.register_parameter("bias", None)
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     def prepared(self, hidden: Tensor) -> Tensor:
         """What the product with the vocabulary reads: (B, T, D) -> (B, T, D)."""
@@ -97,4 +106,7 @@ class LinearHead(Head):
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        init_normal(parameter, 0.02, generator)
+        if name == "bias":
+            parameter.zero_()
+        else:
+            init_normal(parameter, 0.02, generator)

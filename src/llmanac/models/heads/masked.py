@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.models.ffn import ACTIVATIONS, Activation
 from llmanac.models.heads import HeadSpec
@@ -45,10 +44,8 @@ class MaskedHead(LinearHead):
     """See the module."""
 
     def __init__(self, spec: Spec, dim: int, vocab_size: int) -> None:
-        super().__init__(dim, vocab_size)
+        super().__init__(dim, vocab_size, bias=spec.biases in ("vocabulary", "all"))
         self.activation = spec.activation
-        if spec.biases in ("vocabulary", "all"):
-            self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.dense = Linear(dim, dim, bias=spec.biases in ("layer", "all"))
         self.norm = spec.norm.build(dim=dim)
 
@@ -58,10 +55,3 @@ class MaskedHead(LinearHead):
 
     def flops(self, keys: float) -> float:
         return super().flops(keys) + 2.0 * self.dense.weight.numel()
-
-    @torch.no_grad()
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        if name == "bias":
-            parameter.zero_()
-        else:
-            super().init_parameter(name, parameter, generator)

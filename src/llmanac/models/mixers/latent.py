@@ -15,7 +15,7 @@ to values by W_uv,h. DeepSeek-V2, section 2.1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class Spec(HeadsSpec):
     """heads: H; head_dim: d, by default D / H; rotary_dim: r, by default d / 2; value_dim: e, by default d.
 
     latent: n, by default 4 d; query_latent: width of a like bottleneck of the queries, None for none; norm: of both.
+    biases: of the maps to the latent spaces and of the last one (`attention_bias` of DeepSeek-V3), or none.
     scale: of the scores, besides 1 / sqrt(d + r): DeepSeek's longer contexts raise it.
     """
 
@@ -53,6 +54,7 @@ class Spec(HeadsSpec):
     query_latent: int | None = None
     norm: NormSpec = field(default_factory=RMSNorm)
     scale: float = 1.0
+    biases: Literal["none", "latent"] = "none"
 
     ranges = within(COUNT, "rotary_dim value_dim latent query_latent") | within(POSITIVE, "scale")
 
@@ -86,18 +88,18 @@ class LatentAttention(Mixer):
         assert spec.head_dim and spec.rotary_dim and spec.value_dim and spec.latent
         self.heads, self.latent = spec.heads, spec.latent
         self.head_dim, self.rotary_dim, self.value_dim = spec.head_dim, spec.rotary_dim, spec.value_dim
-        width = spec.heads * (spec.head_dim + spec.rotary_dim)
+        width, bias = spec.heads * (spec.head_dim + spec.rotary_dim), spec.biases == "latent"
         if spec.query_latent is None:
             self.q_proj = Linear(dim, width)
         else:
-            self.q_a_proj = Linear(dim, spec.query_latent)
+            self.q_a_proj = Linear(dim, spec.query_latent, bias=bias)
             self.q_a_layernorm = spec.norm.build(dim=spec.query_latent)
             self.q_b_proj = Linear(spec.query_latent, width)
         self.bottleneck = spec.query_latent is not None
-        self.kv_a_proj_with_mqa = Linear(dim, spec.latent + spec.rotary_dim)
+        self.kv_a_proj_with_mqa = Linear(dim, spec.latent + spec.rotary_dim, bias=bias)
         self.kv_a_layernorm = spec.norm.build(dim=spec.latent)
         self.kv_b_proj = Linear(spec.latent, spec.heads * (spec.head_dim + spec.value_dim))
-        self.o_proj = Linear(spec.heads * spec.value_dim, dim, std=0.0)
+        self.o_proj = Linear(spec.heads * spec.value_dim, dim, bias=bias, std=0.0)
         size = spec.head_dim + spec.rotary_dim
         self.score = ScaledDot(spec.heads, size, scale=size**-0.5 * spec.scale)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MixerSpec):
-    """states: N; expand: E / D; kernel: tokens of the convolution; rank: of the step size, by default D / 16."""
+    """states: N; expand: E / D; kernel: tokens of the convolution; rank: of the step size, by default D / 16.
+
+    biases: of W_in and W_out.
+    """
 
     mixes_channels: ClassVar[bool] = True
 
@@ -46,6 +49,7 @@ class Spec(MixerSpec):
     expand: int = 2
     kernel: int = 4
     rank: int | None = None
+    biases: Literal["none", "all"] = "none"
 
     ranges = within(COUNT, "states expand kernel rank")
 
@@ -65,13 +69,13 @@ class Mamba(Mixer):
         super().__init__()
         self.states, self.kernel = spec.states, spec.kernel
         self.inner, self.rank = spec.expand * dim, spec.rank or math.ceil(dim / 16)
-        self.in_proj = Linear(dim, 2 * self.inner)
+        self.in_proj = Linear(dim, 2 * self.inner, bias=spec.biases == "all")
         self.conv1d = Convolution(self.inner, spec.kernel)
         self.x_proj = Linear(self.inner, self.rank + 2 * self.states)
         self.dt_proj = StepSize(self.rank, self.inner)
         self.A_log = nn.Parameter(torch.empty(self.inner, self.states))
         self.D = nn.Parameter(torch.empty(self.inner))
-        self.out_proj = Linear(self.inner, dim, std=0.0)
+        self.out_proj = Linear(self.inner, dim, bias=spec.biases == "all", std=0.0)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> RecurrentState:
         memory = torch.float64 if dtype == torch.float64 else torch.float32

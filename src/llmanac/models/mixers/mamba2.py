@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ CHUNK = 64
 @dataclass(frozen=True, kw_only=True)
 class Spec(MixerSpec):
     """states: N; expand: E / D; head_dim: P, by default the largest divisor of E and 64; groups: G, which divides H;
-    kernel: tokens of the convolution.
+    kernel: tokens of the convolution; biases: of the first and the last product.
     """
 
     mixes_channels: ClassVar[bool] = True
@@ -52,6 +52,7 @@ class Spec(MixerSpec):
     groups: int = 1
     kernel: int = 4
     eps: float = 1e-5
+    biases: Literal["none", "all"] = "none"
 
     ranges = within(COUNT, "states expand head_dim groups kernel")
 
@@ -77,13 +78,13 @@ class Mamba2(Mixer):
         if self.heads % spec.groups:
             raise SpecError(f"groups: {spec.groups} must divide the number of heads, {self.heads}")
         self.channels = self.inner + 2 * spec.groups * spec.states
-        self.in_proj = Linear(dim, self.inner + self.channels + self.heads)
+        self.in_proj = Linear(dim, self.inner + self.channels + self.heads, bias=spec.biases == "all")
         self.conv1d = Convolution(self.channels, spec.kernel)
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.empty(self.heads))
         self.norm = GatedNorm(self.inner, spec.groups, spec.eps)
-        self.out_proj = Linear(self.inner, dim, std=0.0)
+        self.out_proj = Linear(self.inner, dim, bias=spec.biases == "all", std=0.0)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> RecurrentState:
         memory = torch.float64 if dtype == torch.float64 else torch.float32

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.ranges import COUNT, within
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.kernels.nn.takes import remade
 from llmanac.kernels.nn.uncompiled import uncompiled
@@ -62,7 +62,7 @@ class Spec(SharedHeadsSpec):
     sinks: first tokens of a row that are seen besides the window.
     score compares queries with keys; qk_norm normalises both before positions turn them, each head alone (`each-head`:
     with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the
-    products add one: none, those of q, k and v, or all four.
+    products add one: none, those of q, k and v, that of the output, or all four. clip bounds q, k and v (OLMo, MPT).
     """
 
     window: int | None = None
@@ -70,9 +70,10 @@ class Spec(SharedHeadsSpec):
     score: ScoreSpec = field(default_factory=scaled_dot.Spec)
     qk_norm: NormSpec | None = None
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
-    biases: Literal["none", "qkv", "all"] = "none"
+    biases: Literal["none", "qkv", "output", "all"] = "none"
+    clip: float | None = None
 
-    ranges = within(COUNT, "window")
+    ranges = within(COUNT, "window") | within(POSITIVE, "clip")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,11 +130,12 @@ class SoftmaxAttention(Mixer):
         self.kv_heads = spec.kv_heads or spec.heads
         self.window, self.sinks = spec.window, spec.sinks
         width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        bias = spec.biases != "none"
+        bias = spec.biases in ("qkv", "all")
+        self.clip = spec.clip
         self.q_proj = Linear(dim, width, bias=bias)
         self.k_proj = Linear(dim, kv_width, bias=bias)
         self.v_proj = Linear(dim, kv_width, bias=bias)
-        self.o_proj = Linear(width, dim, bias=spec.biases == "all", std=0.0)
+        self.o_proj = Linear(width, dim, bias=spec.biases in ("output", "all"), std=0.0)
         alone, own = spec.qk_norm_over != "all-heads", spec.qk_norm_over == "each-head"
         self.normed = (-1, self.head_dim) if alone else (1, -1)  # of the last axis of queries and keys, before a norm
 
@@ -152,6 +154,8 @@ class SoftmaxAttention(Mixer):
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = linear_all(x, (self.q_proj, self.k_proj, self.v_proj))
+        if self.clip is not None:
+            q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         q, k = self._place(q, self.q_norm, context), self._place(k, self.k_norm, context)
         v = v.view(batch, length, -1, self.head_dim).transpose(1, 2)
         mask, keys = context.mask, None

@@ -1,8 +1,9 @@
 """Layer normalisation: each vector to mean 0 and variance 1, then a learned scale and shift.
 
-    y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias          over the last axis, (..., D)
+    y = (x - mean(x)) / sqrt(var(x) + eps) * (weight + offset) + bias          over the last axis, (..., D)
 
-The variance is the biased one. Computed in float32 at least. Ba, Kiros & Hinton 2016, section 3.
+The variance is the biased one. Computed in float32 at least. Ba, Kiros & Hinton 2016, section 3; without parameters,
+OLMo (2024, arXiv:2402.00838); with an offset of 1, Nemotron-4 (2024, arXiv:2402.16819).
 """
 
 from __future__ import annotations
@@ -23,37 +24,43 @@ CARD = {"title": "LayerNorm", "paper": "Ba, Kiros & Hinton 2016, arXiv:1607.0645
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(NormSpec):
-    """eps: added to the variance; bias: a learned one is added, or none (MPT, OLMo, Cohere)."""
+    """eps: added to the variance; weight, bias: learned, or none; offset: what is added to the stored weight."""
 
     eps: float = 1e-5
+    weight: Literal["learned", "none"] = "learned"
     bias: Literal["learned", "none"] = "learned"
+    offset: float = 0.0
 
     ranges = within(INSIDE, "eps")
 
     def build(self, *, dim: int | tuple[int, ...], **dims: Any) -> LayerNorm:
-        return LayerNorm(dim, self.eps, self.bias == "learned")
+        return LayerNorm(dim, self.eps, self.bias == "learned", self.weight == "learned", self.offset)
 
 
 class LayerNorm(nn.Module):
     """See the module."""
 
-    def __init__(self, dim: int | tuple[int, ...], eps: float, bias: bool = True) -> None:
+    def __init__(
+        self, dim: int | tuple[int, ...], eps: float, bias: bool = True, weight: bool = True, offset: float = 0.0
+    ) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps, self.offset = eps, offset
+        self.shape = (dim,) if isinstance(dim, int) else dim
+        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None
         self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
-        if self.weight.ndim > 1:  # weights of several heads (H, d) belong to parts of their own
-            return layer_norm(x, self.weight, self.bias, self.eps)
+        own = self.weight if self.weight is None or self.offset == 0 else self.weight + self.offset
+        if own is not None and own.ndim > 1:  # weights of several heads (H, d) belong to parts of their own
+            return layer_norm(x, own, self.bias, self.eps)
         y = upcast(x)  # torch's kernel is the same formula, 5 times as fast with its backward pass
-        weight, bias = (None if p is None else p.to(y.dtype) for p in (self.weight, self.bias))
-        return F.layer_norm(y, self.weight.shape, weight, bias, self.eps).to(x.dtype)
+        weight, bias = (None if p is None else p.to(y.dtype) for p in (own, self.bias))
+        return F.layer_norm(y, self.shape, weight, bias, self.eps).to(x.dtype)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        parameter.fill_(1.0 if name == "weight" else 0.0)
+        parameter.fill_(1.0 - self.offset if name == "weight" else 0.0)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:

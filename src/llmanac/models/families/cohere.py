@@ -1,0 +1,59 @@
+"""Command R: both parts of a block read one LayerNorm without a bias, rotation in neighbouring pairs, a tied head.
+
+Logits are multiplied by `logit_scale`; Command R+ norms queries and keys, each head with weights of its own. Cohere
+2024.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.spec import dump
+from llmanac.models.blocks.parallel import Spec as Parallel
+from llmanac.models.families._config import Config
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put
+from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, UNDROPPED
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+
+class NormedHeads(ConfigEntry):
+    """`use_qk_norm`, with the eps of the other norms."""
+
+    def read(self, config: Config, data: Data) -> None:
+        if config.flag("use_qk_norm", False):
+            put(data, f"{MIXER}.qk_norm", dump(LayerNorm(eps=data["norm"]["eps"], bias="none")))
+            put(data, f"{MIXER}.qk_norm_over", "each-head")
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {"use_qk_norm": at(data, f"{MIXER}.qk_norm") is not None}
+
+    def fields(self) -> dict[str, str]:
+        return {f"{MIXER}.qk_norm": "use_qk_norm"}
+
+
+# what Cohere 2 shares with it
+SHARED: tuple[ConfigEntry, ...] = (
+    *SIZES[:-1],
+    *GATED,
+    Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
+    Key("max_position_embeddings", "max_length", default=8192),
+    Key("layer_norm_eps", "norm.eps", float, default=1e-5),
+    Key("logit_scale", "head.scale", float, default=0.0625),
+    Key("tie_word_embeddings", "tied", bool, default=True),
+)
+SPEC = Spec(
+    blocks=(Parallel(mixer=Softmax(), ffn=Gated()),), position=RoPE(layout="pairs"), norm=LayerNorm(bias="none")
+)
+
+FAMILY = Family(
+    model_type="cohere",
+    architecture="CohereForCausalLM",
+    spec=SPEC,
+    entries=(*SHARED, NormedHeads(), Rope(theta=5e5)),
+    writes=UNDROPPED,
+)

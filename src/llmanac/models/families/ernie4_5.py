@@ -1,0 +1,29 @@
+"""ERNIE 4.5 (dense): Llama's form, rotated in neighbouring pairs. Baidu 2025."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import Family, Key
+from llmanac.models.families.llama import BIASES, FFN, GATED, MIXER, SIZES, UNDROPPED
+from llmanac.models.families.llama import FAMILY as LLAMA
+from llmanac.models.positions.rope import Spec as RoPE
+
+FAMILY = Family(
+    model_type="ernie4_5",
+    architecture="Ernie4_5ForCausalLM",
+    spec=replace(LLAMA.spec, position=RoPE(layout="pairs")),
+    entries=(
+        *SIZES[:-2],
+        Key("num_key_value_heads", f"{MIXER}.kv_heads", default=2),
+        Key("head_dim", f"{MIXER}.head_dim", default=128),
+        *GATED,
+        Key("use_bias", f"{MIXER}.biases", BIASES, default=False, paths=(f"{FFN}.biases",)),
+        Key("max_position_embeddings", "max_length", default=131072),
+        Key("rms_norm_eps", "norm.eps", float, default=1e-5),
+        Key("tie_word_embeddings", "tied", bool, default=True),
+        Rope(theta=5e5),
+    ),
+    writes=UNDROPPED,
+)

@@ -1,0 +1,62 @@
+"""Falcon 7B's form: both parts of a block read one LayerNorm, one head of keys and values, or one for each head.
+
+The rows of q, k and v are one matrix. ALiBi and the `new_decoder_architecture` of the larger models are not supported.
+Almazrouei et al. 2023, arXiv:2311.16867.
+"""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.parallel import Spec as Parallel
+from llmanac.models.families._config import Names
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
+from llmanac.models.families.gpt_bigcode import MultiQuery
+from llmanac.models.families.gpt_neox import Residual
+from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, UNDROPPED
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+FAMILY = Family(
+    model_type="falcon",
+    architecture="FalconForCausalLM",
+    spec=Spec(blocks=(Parallel(mixer=Softmax(), ffn=MLP()),), position=RoPE(), norm=LayerNorm()),
+    entries=(
+        Key("vocab_size", "vocab_size", default=65024),
+        Key("hidden_size", "dim", default=4544),
+        Key("num_hidden_layers", "layers", default=32),
+        Key("num_attention_heads", f"{MIXER}.heads", default=71),
+        MultiQuery(),
+        Key("ffn_hidden_size", f"{FFN}.width", default=None),
+        Key("activation", f"{FFN}.activation", ACTIVATIONS, default="gelu"),
+        Key("bias", f"{MIXER}.biases", BIASES, default=False, paths=(f"{FFN}.biases",)),
+        LENGTH,
+        Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
+        Key("tie_word_embeddings", "tied", bool, default=True),
+        Rope(),
+        Residual("parallel_attn", True),
+        Only("alibi", (False,)),
+        Only("new_decoder_architecture", (False,)),
+        Only("apply_residual_connection_post_layernorm", (None, False)),
+        Only("num_ln_in_parallel_attn", (None, 1)),
+    ),
+    names=(
+        Names(
+            layers="transformer.h.*.",
+            table={
+                "model.embed_tokens": "transformer.word_embeddings",
+                "model.norm": "transformer.ln_f",
+                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): "self_attention.query_key_value",
+                "self_attn.o_proj": "self_attention.dense",
+                "mlp.up_proj": "mlp.dense_h_to_4h",
+                "mlp.down_proj": "mlp.dense_4h_to_h",
+            },
+            interleaved=frozenset({"self_attention.query_key_value"}),
+        ),
+    ),
+    writes={**UNDROPPED, "hidden_dropout": 0.0},
+    neutral=frozenset({"num_kv_heads"}),  # of the larger models
+    prefix="transformer.",
+)

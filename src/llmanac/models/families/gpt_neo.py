@@ -1,0 +1,90 @@
+"""GPT-Neo: GPT-2's form, in which every second layer has a window; scores are not scaled, q, k and v have no biases.
+
+Black et al. 2021.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config, Names
+from llmanac.models.families._table import Data, Family, Key, Layered
+from llmanac.models.families.gpt2 import ACTIVATIONS
+from llmanac.models.families.llama import FFN, MIXER
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.learned import Spec as Learned
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+
+GLOBAL, LOCAL = "global", "local"
+
+
+def _read(config: Config, data: Data, layers: int) -> list[Any]:
+    """Windows from groups of kinds, each with how often it is repeated."""
+    groups, window = config.get("attention_types", [[[GLOBAL, LOCAL], 12]]), config.number("window_size", int, 256)
+    kinds: list[Any] = []
+    for group in groups if isinstance(groups, list) else [None]:
+        names, times = group if isinstance(group, list) and len(group) == 2 else (None, 0)
+        if not isinstance(names, list) or set(map(str, names)) - {GLOBAL, LOCAL} or type(times) is not int:
+            raise CheckpointError(
+                f"{config.path}: attention_types is {shown(groups)}, expected lists of {GLOBAL}, {LOCAL}"
+            )
+        kinds += names * min(max(times, 0), layers + 1)
+        if len(kinds) > layers:
+            break
+    if len(kinds) == layers:  # which follows from the other
+        config.expect("attention_layers", kinds)
+    return [window if kind == LOCAL else None for kind in kinds]
+
+
+def _written(windows: list[Any]) -> dict[str, Any]:
+    kinds = [GLOBAL if window is None else LOCAL for window in windows]
+    window = next((size for size in windows if size is not None), 256)
+    return {"attention_types": [[kinds, 1]], "attention_layers": kinds, "window_size": window}
+
+
+FAMILY = Family(
+    model_type="gpt_neo",
+    architecture="GPTNeoForCausalLM",
+    spec=Spec(
+        blocks=(PreNorm(mixer=Softmax(biases="output", score=ScaledDot(scale=1.0)), ffn=MLP(biases="all")),),
+        position=Learned(),
+        norm=LayerNorm(),
+    ),
+    entries=(
+        Key("vocab_size", "vocab_size", default=50257),
+        Key("hidden_size", "dim", default=2048),
+        Key("num_layers", "layers", default=24, aliases=("num_hidden_layers",)),
+        Key("num_heads", f"{MIXER}.heads", default=16, aliases=("num_attention_heads",)),
+        Key("intermediate_size", f"{FFN}.width", default=None),
+        Key("max_position_embeddings", "position.rows", default=2048, paths=("max_length",)),
+        Key("activation_function", f"{FFN}.activation", ACTIVATIONS, default="gelu_new"),
+        Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
+        Key("tie_word_embeddings", "tied", bool, default=True),
+        Layered("attention_types", "mixer.window", _read, _written),
+    ),
+    names=(
+        Names(
+            layers="transformer.h.*.",
+            table={
+                "model.embed_tokens": "transformer.wte",
+                "model.position.embeddings": "transformer.wpe",
+                "model.norm": "transformer.ln_f",
+                "input_layernorm": "ln_1",
+                "post_attention_layernorm": "ln_2",
+                "self_attn.o_proj": "attn.attention.out_proj",
+                "self_attn": "attn.attention",
+                "mlp.up_proj": "mlp.c_fc",
+                "mlp.down_proj": "mlp.c_proj",
+            },
+        ),
+    ),
+    writes={"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0},
+    neutral=frozenset({"embed_dropout", "resid_dropout", "classifier_dropout"}),
+    ignored=(".attention.bias", ".attention.masked_bias"),
+    prefix="transformer.",
+)

@@ -1,0 +1,49 @@
+"""Granite 3 MoE: Granite's form with a mixture of experts, whose matrices are stacked. IBM Granite Team 2024."""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Names
+from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families.granite import SHARED
+from llmanac.models.families.llama import FFN, UNDROPPED
+from llmanac.models.families.mixtral import EXPERTS
+from llmanac.models.ffn.experts import Spec as Experts
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+MOE = "block_sparse_moe"
+
+FAMILY = Family(
+    model_type="granitemoe",
+    architecture="GraniteMoeForCausalLM",
+    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    entries=(
+        *SHARED,
+        *EXPERTS,
+        Key("num_local_experts", f"{FFN}.experts", default=8),
+        Key("num_experts_per_tok", f"{FFN}.top_k", default=2),
+        Key("intermediate_size", f"{FFN}.expert.width"),
+        Only("output_router_logits", (False, True)),
+    ),
+    names=(
+        Names(
+            table={
+                "mlp.router": f"{MOE}.router.layer",
+                ("mlp.experts.*.gate_proj", "mlp.experts.*.up_proj"): f"{MOE}.input_linear",
+                "mlp.experts.*.down_proj": f"{MOE}.output_linear",
+            }
+        ),
+        Names(  # of transformers' state in memory
+            table={
+                "mlp.router": f"{MOE}.router",
+                ("mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"): f"{MOE}.experts.gate_up_proj",
+                "mlp.experts.*.down_proj.weight": f"{MOE}.experts.down_proj",
+            }
+        ),
+    ),
+    writes=UNDROPPED,
+)

@@ -1,0 +1,36 @@
+"""StableLM: Llama's form with LayerNorm and a part of each head rotated; in some models biases of q, k and v.
+
+`use_parallel_residual` is the block of GPT-J with a gated layer. Norms of queries and keys (`qk_layernorm`, the 12B
+model), stored head by head, are not supported. Bellagente et al. 2024, arXiv:2402.17834.
+"""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.parallel import Spec as Parallel
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families.gpt_neox import Residual
+from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+FAMILY = Family(
+    model_type="stablelm",
+    architecture="StableLmForCausalLM",
+    spec=Spec(blocks=(Parallel(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=LayerNorm()),
+    entries=(
+        *SIZES[:-1],
+        *GATED,
+        Key("use_qkv_bias", f"{MIXER}.biases", {False: "none", True: "qkv"}, default=False),
+        Key("max_position_embeddings", "max_length", default=4096),
+        Key("layer_norm_eps", "norm.eps", float, default=1e-5),
+        TIED,
+        Rope(partial=True, fraction=0.25),
+        Residual("use_parallel_residual", False),
+        Only("qk_layernorm", (False,)),
+    ),
+    writes={**UNDROPPED, "hidden_dropout": 0.0},
+)
