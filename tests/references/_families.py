@@ -52,6 +52,17 @@ BERT = {
 BASES = {
     "bert": BERT,
     "roberta": BERT,
+    "xlm-roberta": BERT,
+    "mpnet": BERT,
+    "electra": {**BERT, "embedding_size": 20},
+    "distilbert": {
+        "vocab_size": 61,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 56,
+        "max_position_embeddings": 64,
+    },
     "modernbert": {**BERT, "pad_token_id": 0},
     "t5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
@@ -254,10 +265,22 @@ CASES = {
         },
     },
     "modernbert, bare": {"local_attention": 12},
+    "distilbert": {},
+    "distilbert, untied, relu": {"tie_word_embeddings": False, "activation": "relu"},
+    "distilbert, bare": {},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "xlm-roberta, untied": {"tie_word_embeddings": False},
+    "xlm-roberta, bare, padding 5": {"pad_token_id": 5},
+    "mpnet": {},
+    "mpnet, relu, long": {"hidden_act": "relu", "max_position_embeddings": 200, "layer_norm_eps": 1e-3},
+    "mpnet, bare": {},
+    "electra": {},
+    "electra, as wide, untied": {"embedding_size": 32, "tie_word_embeddings": False, "type_vocab_size": 1},
+    "electra, bare": {},
     "t5": {"num_decoder_layers": 3},
     "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "modernbert")
+ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra")
 
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -266,6 +289,9 @@ LLAMA_EPS = 1e-6  # transformers' default, where a norm does not keep its own
 
 def kind_of(case):
     return case.partition(",")[0]
+
+
+POOLED = ("bert", "roberta", "xlm-roberta", "mpnet")  # whose bare class has a layer that is left out
 
 
 def auto(case):
@@ -313,7 +339,7 @@ def theirs(case, attention="eager"):
     """transformers' model of a case in float64, with large weights."""
     kind = kind_of(case)
     config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), **CASES[case]})
-    options = {"add_pooling_layer": False} if "bare" in case and kind != "modernbert" else {}
+    options = {"add_pooling_layer": False} if "bare" in case and kind in POOLED else {}
     built = auto(case).from_config(config, **{**EAGER, "attn_implementation": attention}, **options)
     built = randomise(built)
     built.tie_weights()

@@ -136,6 +136,8 @@ def costs(spec: Any, vocab_size: int) -> Costs:
     if not spec.blocks:
         raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
+    if kind == "encoder" and spec.embedding_dim is not None:
+        raise SpecError("embedding_dim: there are no formulas for embeddings of a width of their own")
     dim = spec.dim
     parts = [ModelPart("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]
     position = _meta(lambda: build_position(spec.position, spec.blocks, dim, spec.max_length))

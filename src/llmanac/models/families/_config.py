@@ -128,7 +128,7 @@ class Config:
 
     def _names_itself(self, value: Any) -> bool:
         """Whether an `auto_map` names the family's own files and classes: the code that it was first published with."""
-        own = self.kind.removesuffix("_text")
+        own = self.kind.removesuffix("_text").replace("-", "_")
         named = rf"(?i)(configuration|modeling|tokenization)_{own}(_fast)?\.{own.replace('_', '')}\w*"
         classes = value.values() if isinstance(value, dict) else [value]
         names = [name for one in classes for name in (one if isinstance(one, list) else [one]) if name is not None]
@@ -144,7 +144,8 @@ class Config:
 
 
 LAYER = "model.layers.*."
-OUTSIDE = ("model.", "lm_head", "encoder.", "token_types", "embed_norm")  # how our names outside of the layers begin
+# how our names outside of the layers begin
+OUTSIDE = ("model.", "lm_head", "encoder.", "token_types", "embed_norm", "embed_proj")
 Shape = tuple[int, ...]
 Table = dict[str | tuple[str, ...], str]
 

@@ -26,6 +26,7 @@ class MaskedHeadNames(ConfigEntry):
     Attributes:
         masked, bare: the architectures that are written; read: `(config, data) -> the head's fields`; written: their
         keys of a head's fields; untied: whether the head may have a matrix of its own.
+        named: endings of the architectures that have the head.
     """
 
     masked: str
@@ -33,6 +34,7 @@ class MaskedHeadNames(ConfigEntry):
     read_head: Callable[[Config, Data], Data]
     written: Callable[[Data], dict[str, Any]] = lambda head: {}
     untied: bool = False
+    named: tuple[str, ...] = ("ForMaskedLM", "ForPreTraining")
 
     def read(self, config: Config, data: Data) -> None:
         named = config.get("architectures")
@@ -41,7 +43,7 @@ class MaskedHeadNames(ConfigEntry):
         tied = config.flag("tie_word_embeddings", True)
         if not tied and not self.untied:
             config.expect("tie_word_embeddings", True)
-        if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in named):
+        if any(name.endswith(self.named) for name in named):
             data |= {"head": head, "tied": tied}
         else:
             data["tied"] = False
@@ -63,7 +65,7 @@ pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 
 
-SIZES: tuple[ConfigEntry, ...] = (
+SIZES: tuple[Any, ...] = (
     Key("vocab_size", "vocab_size", default=30522),
     Key("hidden_size", "dim", default=768),
     Key("num_hidden_layers", "layers", default=12),
