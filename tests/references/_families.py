@@ -55,6 +55,16 @@ BASES = {
     "xlm-roberta": BERT,
     "mpnet": BERT,
     "electra": {**BERT, "embedding_size": 20},
+    "deberta-v2": {
+        **BERT,
+        "relative_attention": True,
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "position_buckets": 8,
+        "type_vocab_size": 0,
+    },
     "distilbert": {
         "vocab_size": 61,
         "dim": 32,
@@ -277,10 +287,15 @@ CASES = {
     "electra": {},
     "electra, as wide, untied": {"embedding_size": 32, "tie_word_embeddings": False, "type_vocab_size": 1},
     "electra, bare": {},
+    "deberta-v2": {},
+    "deberta-v2, no buckets, types, relu": {
+        "position_buckets": -1, "max_relative_positions": 20, "type_vocab_size": 2, "hidden_act": "relu",
+    },
+    "deberta-v2, bare, far buckets": {"position_buckets": 20, "max_relative_positions": 300},
     "t5": {"num_decoder_layers": 3},
     "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra")
+ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2")
 
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}

@@ -86,7 +86,7 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
-SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax", "modernbert", "t5")
+SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax", "modernbert", "t5", "deberta-v2")
 BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3")  # these without padding
 ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2", "mpnet", "deberta-v2"), "eager")  # else torch's own
 

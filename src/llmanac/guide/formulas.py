@@ -133,11 +133,9 @@ class Costs:
 
 def costs(spec: Any, vocab_size: int) -> Costs:
     """The parts of a language model. Raises SpecError for a model that is counted from text (an n-gram model)."""
-    if not spec.blocks:
-        raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
+    if not spec.blocks or spec.embedding_dim:
+        raise SpecError(f"model: {spec.name} has no blocks, or narrow embeddings; formulas are for other models")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
-    if kind == "encoder" and spec.embedding_dim is not None:
-        raise SpecError("embedding_dim: there are no formulas for embeddings of a width of their own")
     dim = spec.dim
     parts = [ModelPart("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]
     position = _meta(lambda: build_position(spec.position, spec.blocks, dim, spec.max_length))

@@ -22,7 +22,7 @@ __all__ = [
 FAMILIES = (
     "llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba", "gemma2",
     "gemma3_text", "glm4", "gpt_oss", "deepseek_v3", "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
-    "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra",
+    "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2",
 )  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 

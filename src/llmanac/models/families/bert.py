@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.models.families._config import Config, Names, Table
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only
 from llmanac.models.lm.encoder import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
@@ -50,7 +51,7 @@ class MaskedHeadNames(ConfigEntry):
 
     def write(self, data: Data) -> dict[str, Any]:
         head = data.get("head")
-        if head is None:
+        if head is None or head["name"] != "masked":
             return {"architectures": [self.bare], "tie_word_embeddings": True}
         return {"architectures": [self.masked], "tie_word_embeddings": data["tied"], **self.written(head)}
 
@@ -115,6 +116,8 @@ OLDER: Table = {
 }  # fmt: skip
 OLD = replace(TODAY, table=OLDER | dict(TODAY.table))  # the more specific lines come first
 
+LABELS = Labels("classifier", "classifier", "bert.pooler.dense", "", "first", "tanh", "all")
+
 FAMILY = Family(
     model_type="bert",
     architecture="BertForMaskedLM",
@@ -138,4 +141,5 @@ FAMILY = Family(
     ),
     prefix="bert.",
     biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    labels=LABELS,
 )  # fmt: skip

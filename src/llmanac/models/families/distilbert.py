@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmanac.models.families._config import Names
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import FFN, MIXER, MaskedHeadNames
@@ -52,4 +53,5 @@ FAMILY = Family(
     neutral=frozenset(["dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"]),
     ignored=("embeddings.position_ids",),
     prefix="distilbert.",
+    labels=Labels("classifier", "classifier", "pre_classifier", "", "first", "relu", "all"),
 )

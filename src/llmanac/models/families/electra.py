@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmanac.models.families._config import Config, Names
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
@@ -68,4 +69,5 @@ FAMILY = Family(
         "discriminator_predictions.dense_prediction.weight", "discriminator_predictions.dense_prediction.bias",
     ),
     prefix="electra.",
+    labels=Labels("classifier.out_proj", "classifier", "classifier.dense", "", "first", "gelu", "all"),
 )  # fmt: skip

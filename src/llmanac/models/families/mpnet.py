@@ -12,6 +12,7 @@ from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Family, Only, at
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
+from llmanac.models.families.roberta import LABELS
 from llmanac.models.lm.encoder import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
@@ -46,7 +47,9 @@ FAMILY = Family(
         *(entry for entry in SIZES if not entry.fields().keys() & {"token_types"}),
         MPNetPositions(),
         Only("relative_attention_num_buckets", (32,)),
-        MaskedHeadNames("MPNetForMaskedLM", "MPNetModel", lambda config, data: {"norm": dict(data["norm"])}),
+        MaskedHeadNames(
+            "MPNetForMaskedLM", "MPNetModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
+        ),
     ),
     names=(
         Names(
@@ -71,4 +74,5 @@ FAMILY = Family(
     ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
     prefix="mpnet.",
     biases=("lm_head.bias", "lm_head.decoder.bias"),
+    labels=LABELS,
 )

@@ -90,6 +90,8 @@ class Spec(LanguageModelSpec):
         super().__post_init__()
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
+        if self.tied and self.head.labels:
+            raise SpecError("tied: a head of labels has a matrix of its own; set it to false")
         if self.layers < len(self.blocks):
             raise SpecError(f"layers: {self.layers} is fewer than the {len(self.blocks)} blocks of the pattern")
 
@@ -112,9 +114,9 @@ def build_position(
     spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int, *, encoder: bool = False,
     width: int | None = None,
 ) -> Position:  # fmt: skip
-    """The one position module that blocks share. Raises SpecError where their heads differ and it cannot serve all.
+    """The one position module that blocks share; width: of the token embeddings, where it is not `dim`.
 
-    width: of the token embeddings, where it is not `dim`.
+    Raises SpecError where heads differ and it cannot serve all.
     """
     found = {m.head_shape(dim) for block in blocks if block.shares_position for m in block.mixers}
     shapes = [shape for shape in found if shape is not None]
@@ -359,8 +361,7 @@ class Transformer(TrainedModel):
         if batch.embeddings is None:
             assert batch.ids is not None
             return self.embed(batch.ids)
-        width = self.embedding.weight.shape[-1]
-        if batch.embeddings.shape[-1] != width:
+        if batch.embeddings.shape[-1] != (width := self.embedding.weight.shape[-1]):
             raise RequestError(f"embeddings: width {batch.embeddings.shape[-1]}, but the model's is {width}")
         return batch.embeddings.to(self.dtype)
 
