@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from _published import published
 from _servers import running, saying
+from _small_models import randomise
 
-from llmanac.evaluate.embed import Embedded
+import llmanac
+from llmanac.evaluate.embed import Embedded, Embedder
+from llmanac.evaluate.labels import open_embedder
 from llmanac.generate.load import load_writer
 
 QWEN = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -83,8 +86,9 @@ class Lengths:
     """An embedder whose vectors are a text's counts of a, b and c."""
 
     most = 100
+    related = Embedder.related
 
-    def texts(self, texts, on_long="cut"):
+    def texts(self, texts, on_long="cut", prompt=None):
         rows = np.array([[text.count(letter) for letter in "abc"] for text in texts], np.float32)
         return Embedded(rows, [len(text) for text in texts], [])
 
@@ -102,6 +106,24 @@ def test_documents_are_sorted_by_their_cosine(server):
         assert [sorted(one) for one in few] == [["index", "relevance_score"]] * 2
         assert post(found, "/v1/rerank", **{**body, "model": "tiny"}).status_code == 404
     assert post(server, "/v1/rerank", **body).status_code == 404
+
+
+def test_a_reranker_sorts_documents_by_its_own_numbers(tmp_path):
+    """Which read question and document as a pair."""
+    tokenizer = llmanac.train_tokenizer("utf8", [])
+    head = {"name": "labels", "labels": ["score"], "place": "first"}
+    model = llmanac.build("lm", "encoder", dim=16, layers=2, vocab_size=tokenizer.vocab_size, head=head)
+    llmanac.save_model(randomise(model), tmp_path)
+    tokenizer.save(tmp_path)
+    reranker, texts = open_embedder(str(tmp_path)), ["ab", "cde", "a c"]
+    engine, _ = saying("x", "")
+    with running(engine, embedder=reranker, embedding_name="reranker") as found:
+        for query in ("a", "dd"):
+            reply = post(found, "/v1/rerank", model="reranker", query=query, documents=texts).json()
+            scores = {one["index"]: one["relevance_score"] for one in reply["results"]}
+            expected = reranker.relevance(query, texts)
+            assert [scores[i] for i in range(3)] == pytest.approx(expected.tolist())
+            assert [*scores] == np.argsort(-expected).tolist() and 0 < min(expected) < max(expected) < 1
 
 
 @pytest.mark.pretrained

@@ -53,6 +53,27 @@ BERT = {
 BASES = {
     "bert": BERT,
     "roberta": BERT,
+    "xlm-roberta": BERT,
+    "mpnet": BERT,
+    "electra": {**BERT, "embedding_size": 20},
+    "deberta-v2": {
+        **BERT,
+        "relative_attention": True,
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "position_buckets": 8,
+        "type_vocab_size": 0,
+    },
+    "distilbert": {
+        "vocab_size": 61,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 56,
+        "max_position_embeddings": 64,
+    },
     "modernbert": {**BERT, "pad_token_id": 0},
     "t5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
@@ -366,10 +387,27 @@ CASES = {
         },
     },
     "modernbert, bare": {"local_attention": 12},
+    "distilbert": {},
+    "distilbert, untied, relu": {"tie_word_embeddings": False, "activation": "relu"},
+    "distilbert, bare": {},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "xlm-roberta, untied": {"tie_word_embeddings": False},
+    "xlm-roberta, bare, padding 5": {"pad_token_id": 5},
+    "mpnet": {},
+    "mpnet, relu, long": {"hidden_act": "relu", "max_position_embeddings": 200, "layer_norm_eps": 1e-3},
+    "mpnet, bare": {},
+    "electra": {},
+    "electra, as wide, untied": {"embedding_size": 32, "tie_word_embeddings": False, "type_vocab_size": 1},
+    "electra, bare": {},
+    "deberta-v2": {},
+    "deberta-v2, no buckets, types, relu": {
+        "position_buckets": -1, "max_relative_positions": 20, "type_vocab_size": 2, "hidden_act": "relu",
+    },
+    "deberta-v2, bare, far buckets": {"position_buckets": 20, "max_relative_positions": 300},
     "t5": {"num_decoder_layers": 3},
     "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "modernbert")
+ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2")
 
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -378,6 +416,9 @@ LLAMA_EPS = 1e-6  # transformers' default, where a norm does not keep its own
 
 def kind_of(case):
     return case.partition(",")[0]
+
+
+POOLED = ("bert", "roberta", "xlm-roberta", "mpnet")  # whose bare class has a layer that is left out
 
 
 def auto(case):
@@ -425,7 +466,7 @@ def theirs(case, attention="eager"):
     """transformers' model of a case in float64, with large weights."""
     kind = kind_of(case)
     config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), **CASES[case]})
-    options = {"add_pooling_layer": False} if "bare" in case and kind != "modernbert" else {}
+    options = {"add_pooling_layer": False} if "bare" in case and kind in POOLED else {}
     built = auto(case).from_config(config, **{**EAGER, "attn_implementation": attention}, **options)
     built = randomise(built)
     built.tie_weights()

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from _published import published
 from _small_models import randomise
 from test_wordpiece import PROCESSORS, TEXTS, both
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 import llmanac
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.evaluate.embed import BATCH_TOKENS, Embedder, nearest
+from llmanac.models.load import load_model
+from llmanac.retrieve.dense import Dense
+from llmanac.retrieve.dense import Spec as DenseSpec
 
 MODULES = [
     {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -187,3 +190,96 @@ def test_an_archive_and_the_folder_of_pooling_say_what_to_give(folder):
         with pytest.raises(CheckpointError, match=advice) as error:
             Embedder.load(place)
         assert str(place) in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+PROMPTS = {"query": "stop the ", "document": "unaffable: ", "cluster": "text "}
+
+
+def prompted(folder, default=None, prompts=PROMPTS):
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": prompts, "default_prompt_name": default})
+    )
+
+
+def test_prompts_of_a_folder_come_before_texts(folder):
+    """As in sentence-transformers: queries and documents have each their own, and a default is for all others."""
+    says(folder)
+    prompted(folder)
+    texts, model = ["the text", "stop"], Embedder.load(folder, device="cpu")
+    plain = expected(folder, texts, 64)
+    for name, before in (
+        (None, ""),
+        ("", ""),
+        ("query", "stop the "),
+        ("passage", "unaffable: "),
+        ("cluster", "text "),
+    ):
+        found = model.texts(texts, prompt=name).vectors
+        np.testing.assert_allclose(found, expected(folder, [before + t for t in texts], 64), rtol=0, atol=1e-5)
+        assert (np.abs(found - plain).max() > 1e-3) == bool(before)
+        assert np.array_equal(llmanac.embed(folder, texts, prompt=name), found)
+    prompted(folder, "cluster")
+    model = Embedder.load(folder, device="cpu")
+    assert np.array_equal(model.texts(texts).vectors, model.texts(texts, prompt="cluster").vectors)
+    cosines, _ = model.related("the text", texts)
+    query, documents = model.texts(["the text"], prompt="query").vectors, model.texts(texts, prompt="passage").vectors
+    np.testing.assert_allclose(cosines, documents @ query[0], rtol=0, atol=1e-5)
+    with pytest.raises(SpecError, match="prompt: 'x' is not one of query, passage, document, cluster"):
+        model.texts(texts, prompt="x")
+    for prompts, default, message in (
+        ({"a": 3}, None, "prompts is .*, expected a table of texts"),
+        ({"a": "b"}, "c", "default_prompt_name is 'c', which is none of its prompts"),
+    ):
+        prompted(folder, default, prompts)
+        with pytest.raises(CheckpointError, match=message):
+            Embedder.load(folder, device="cpu")
+
+
+def test_retrieval_uses_the_prompts_of_its_encoder(folder):
+    says(folder)
+    prompted(folder)
+    texts = ["the text", "stop", "unaffable"]
+    index, model = Dense(texts, DenseSpec(model=str(folder))), Embedder.load(folder)
+    np.testing.assert_allclose(index.vectors, model.texts(texts, prompt="passage").vectors, atol=1e-6)
+    np.testing.assert_allclose(index.queries(["stop"]), model.texts(["stop"], prompt="query").vectors, atol=1e-6)
+    own = Dense(texts, DenseSpec(model=str(folder), query_prefix="", text_prefix="text "))
+    np.testing.assert_allclose(own.vectors, model.texts(["text " + t for t in texts], prompt="").vectors, atol=1e-6)
+    np.testing.assert_allclose(own.queries(["stop"]), model.texts(["stop"], prompt="").vectors, atol=1e-6)
+    assert np.abs(own.vectors - index.vectors).max() > 1e-3
+
+
+def test_the_command_says_what_texts_are(folder, tmp_path, capsys):
+    says(folder)
+    prompted(folder)
+    for more, before in ((["--prompt", "query"], "stop the "), (["--prefix", "a b: "], "a b: "), ([], "")):
+        with pytest.raises(SystemExit) as ended:
+            main(["embed", str(folder), "--text", "the text", "-o", str(tmp_path / "v.npy"), "--force", *more])
+        assert not ended.value.code
+        found = llmanac.embed(folder, [before + "the text"], prompt="")
+        np.testing.assert_allclose(np.load(tmp_path / "v.npy"), found, atol=1e-6)
+    with pytest.raises(SystemExit) as ended:
+        main(["embed", str(folder), "--text", "a", "--prefix", "b", "--prompt", "query"])
+    assert ended.value.code == 2 and "--prefix" in capsys.readouterr().err
+
+
+def test_the_last_token_of_a_decoder_equals_batches_padded_on_the_left(tmp_path):
+    """As Qwen3-Embedding is used: a token ends each text, and transformers reads rows that are padded before it."""
+    tokenizer = llmanac.train_tokenizer("utf8", [])
+    config = Qwen3Config(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=40, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=None,
+    )  # fmt: skip
+    peer = randomise(Qwen3Model(config)).eval()
+    rows = [[*tokenizer.encode(text), 3] for text in ("a cat sat on the mat", "stop", "the cats")]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    with torch.inference_mode():
+        left = F.normalize(peer(ids, attention_mask=mask).last_hidden_state[:, -1], dim=-1).numpy()
+    whole = Qwen3ForCausalLM(config)
+    whole.model = peer
+    whole.save_pretrained(tmp_path)
+    model = Embedder(load_model(tmp_path, device="cpu"), tokenizer, pooling="last", normalize=True)
+    np.testing.assert_allclose(model.vectors(rows), left, rtol=0, atol=2e-5)
+    assert np.abs(model.vectors([row[:-1] for row in rows]) - left).max() > 1e-2

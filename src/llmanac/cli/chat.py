@@ -316,9 +316,9 @@ def serve_command(
         return engine, assistant_of(updated(documents, place, encoder, include), engine, **fields)
 
     def embedder() -> Embedder:
-        from llmanac.evaluate.embed import Embedder
+        from llmanac.evaluate.labels import open_embedder
 
-        return Embedder.load(str(embedding_model))
+        return open_embedder(str(embedding_model))
 
     # states of prompts are not kept over ranks
     kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0

@@ -109,16 +109,17 @@ def index_command(
 
 def retrieve_command(
     folder: Folder, query: str, method: Method = None, k: Passages = 5, place: Place = None, encoder: Encoder = None,
-    include: Include = None, as_json: AsJson = False,
+    include: Include = None, rerank: str | None = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """The passages of a folder that match a query best; the index is renewed first.
 
     Args:
         query: What to look for.
+        rerank (--rerank): A reranker's folder or hub name, which orders the 50 passages that match best.
     """
     index = updated(folder, place, encoder, include)
     chosen = method_of(index, method)
-    found = index.retrieve(query, k, chosen)
+    found = index.retrieve(query, k, chosen, None if rerank is None else _reranker(rerank))
     if as_json:
         print(
             json.dumps(
@@ -138,6 +139,12 @@ def retrieve_command(
         rows = [(f"{one.score:.4g}", one.passage.source, _start(one.passage)) for one in found]
         print_table(f"{chosen}: {query}", ("score", "where", "passage"), rows, left=(1, 2))
     print(f"Next: llmanac ask {shlex.quote(str(folder))} {shlex.quote(query)}")
+
+
+def _reranker(path: str) -> Any:
+    from llmanac.evaluate.labels import Labeller
+
+    return Labeller.load(path).relevance
 
 
 def ask_command(

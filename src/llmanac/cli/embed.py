@@ -19,7 +19,8 @@ PAIRS = 5  # in the table
 def embed_command(
     path: SomeModel, file: Texts = None, text: list[str] | None = None, output: str | None = None,
     pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text",
-    include: Include = None, dtype: str | None = None, force: Force = False,
+    include: Include = None, dtype: str | None = None, prompt: str | None = None, prefix: str = "",
+    force: Force = False,
 ) -> Any:  # fmt: skip
     """A vector for each text, for search and comparison.
 
@@ -30,6 +31,8 @@ def embed_command(
         normalize (--normalize/--no-normalize): Vectors of length 1 [as the folder says].
         on_long ([cut|refuse]): What is done with a text that is longer than the model reads.
         dtype: float32, float64 or bfloat16 [float32].
+        prompt: What texts are: query, passage, or a prompt that the model's folder names.
+        prefix: Text before each, for a model whose folder names no prompts: "query: ".
     """
     import numpy as np
 
@@ -48,7 +51,11 @@ def embed_command(
     if not texts:
         raise DataError(f"{file or 'standard input'}: holds no text")
     model = Embedder.load(path, pooling=pooling, normalize=normalize, dtype=dtype)  # type: ignore[arg-type]
-    found = model.texts(texts, on_long=cast(OnLong, on_long))
+    if prefix and prompt:
+        raise SpecError("--prefix: is the prompt itself; leave --prompt out")
+    found = model.texts(
+        [prefix + text for text in texts], on_long=cast(OnLong, on_long), prompt="" if prefix else prompt
+    )
     if found.cut:
         first = f"text {found.cut[0] + 1}" if len(found.cut) == 1 else f"{len(found.cut)} texts"
         print(f"{first}: longer than the {model.most} tokens that the model reads, and cut", file=sys.stderr)

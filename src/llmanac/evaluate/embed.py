@@ -11,10 +11,10 @@ is taken. The dot product of two vectors of length 1 is their cosine. Reimers & 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from llmanac.models.lm.encoder import Encoder
 Pooling = Literal["mean", "cls", "last"]
 OnLong = Literal["cut", "refuse"]
 MODULES, LENGTH = "modules.json", "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
+KINDS = {"query": ("query",), "passage": ("passage", "document", "corpus")}  # what a text is, and their names of it
 MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}  # sentence-transformers' names
 BATCH_TOKENS = 1 << 13  # places of a batch, padding included
 BATCH_HIDDEN = 1 << 10  # where every state is kept
@@ -43,6 +45,7 @@ class Settings:
         folder: of the model and the tokenizer.
         normalize: whether vectors have length 1; lower: whether texts are lowered first.
         most: tokens of a text, special ones included; None for what the model takes.
+        prompts: what comes before texts, by name; prompt: the name of the one that is used by default, or "".
     """
 
     folder: Path
@@ -50,6 +53,23 @@ class Settings:
     normalize: bool = False
     most: int | None = None
     lower: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""
+
+    def before(self, name: str | None = None) -> str:
+        """What comes before a text: `query` and `passage` are "" where the folder has none of that kind.
+
+        Args:
+            name: query, passage, or a name of the folder's own; "" for nothing, None for the folder's default.
+
+        Raises:
+            SpecError: another name.
+        """
+        name = self.prompt if name is None else name
+        kinds = KINDS.get(name, (name,))
+        if name and name not in KINDS and name not in self.prompts:
+            raise SpecError(f"prompt: {shown(name)} is not one of {', '.join(dict.fromkeys([*KINDS, *self.prompts]))}")
+        return next((self.prompts[kind] for kind in kinds if kind in self.prompts), "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +89,7 @@ class Embedder:
             is used.
         pooling: mean, cls or last; normalize: whether vectors have length 1.
         most: tokens of a text, special ones included, by default what the model takes; lower: lower texts first.
+        settings: of the folder, for its prompts.
     """
 
     def __init__(
@@ -80,6 +101,7 @@ class Embedder:
         normalize: bool = False,
         most: int | None = None,
         lower: bool = False,
+        settings: Settings | None = None,
     ) -> None:
         if pooling not in get_args(Pooling):
             raise SpecError(f"pooling: {shown(pooling)} is not one of {', '.join(get_args(Pooling))}")
@@ -90,6 +112,7 @@ class Embedder:
             normalize,
             lower,
         )
+        self.settings = settings or Settings(Path())
         limit = getattr(getattr(getattr(model, "model", None), "position", None), "limit", None) or model.max_length
         self.most = most if limit is None else limit if most is None else min(most, limit)
 
@@ -102,7 +125,7 @@ class Embedder:
         normalize: bool | None = None,
         dtype: str | torch.dtype | None = None,
         device: str = "auto",
-    ) -> Embedder:
+    ) -> Self:
         """From a run's folder, a model's, or a hub model's name; pooling and normalize as the folder says, by default.
 
         Raises:
@@ -121,20 +144,22 @@ class Embedder:
         return cls(
             load_model(found.folder, dtype=dtype, device=device), load_tokenizer(place),
             pooling=pooling or found.pooling, normalize=found.normalize if normalize is None else normalize,
-            most=found.most, lower=found.lower,
+            most=found.most, lower=found.lower, settings=found,
         )  # fmt: skip
 
-    def texts(self, texts: Sequence[str], *, on_long: OnLong = "cut") -> Embedded:
+    def texts(self, texts: Sequence[str], *, on_long: OnLong = "cut", prompt: str | None = None) -> Embedded:
         """The vectors of texts.
 
         Args:
+            prompt: which of the folder's prompts comes before each; see `Settings.before`.
             on_long: `cut` embeds the beginning of a text that is longer than what the model reads, as
                 sentence-transformers does.
 
         Raises:
             DataError: a text without a token, or one that is too long and to be refused, by its number.
         """
-        rows, cut = self.tokens(texts)
+        before = self.settings.before(prompt)
+        rows, cut = self.tokens([before + text for text in texts])
         if cut and on_long == "refuse":
             raise DataError(
                 f"text {cut[0] + 1}: is longer than the {self.most} tokens that the model reads; shorten or divide it"
@@ -145,6 +170,14 @@ class Embedder:
                     f"text {number + 1}: is empty, and this model puts no token around a text; leave it out"
                 )
         return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+
+    def related(self, query: str, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """(N,) how near each text is to a question, from -1 to 1 (cosines), and how many tokens were read."""
+        parts = [self.texts([query], prompt="query"), self.texts(texts, prompt="passage")]
+        one, many = (
+            part.vectors / np.maximum(np.linalg.norm(part.vectors, axis=1, keepdims=True), 1e-12) for part in parts
+        )
+        return many @ one[0], sum(count for part in parts for count in part.tokens)
 
     def tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """The ids of each text, special tokens included, and the numbers of those that were cut."""
@@ -265,7 +298,19 @@ def read_settings(folder: Path) -> Settings:
             raise CheckpointError(f"{model / LENGTH}: max_seq_length is {shown(most)}, expected a number above 0")
         if not isinstance(lower, bool):
             raise CheckpointError(f"{model / LENGTH}: do_lower_case is {shown(lower)}, expected true or false")
-    return Settings(model, _pooling(pooling / "config.json"), "Normalize" in kinds, most, lower)
+    prompts, prompt = _prompts(folder / PROMPTS)
+    return Settings(model, _pooling(pooling / "config.json"), "Normalize" in kinds, most, lower, prompts, prompt)
+
+
+def _prompts(path: Path) -> tuple[dict[str, str], str]:
+    """`(prompts by name, the default's name)` of a folder. Raises CheckpointError."""
+    table = files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError) if path.is_file() else {}
+    prompts, default = table.get("prompts") or {}, table.get("default_prompt_name") or ""
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise CheckpointError(f"{path}: prompts is {shown(prompts)}, expected a table of texts")
+    if default and (not isinstance(default, str) or default not in prompts):
+        raise CheckpointError(f"{path}: default_prompt_name is {shown(default)}, which is none of its prompts")
+    return prompts, default
 
 
 def _inside(folder: Path, name: Any, path: Path) -> Path:
@@ -276,6 +321,8 @@ def _inside(folder: Path, name: Any, path: Path) -> Path:
 
 def _pooling(path: Path) -> Pooling:
     table = files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError)
+    if table.get("include_prompt") is False:
+        raise CheckpointError(f"{path}: include_prompt = False is not supported; only vectors of whole texts are")
     on = [
         key.removeprefix("pooling_mode_") for key, value in table.items() if key.startswith("pooling_mode_") and value
     ]
@@ -289,13 +336,15 @@ def _pooling(path: Path) -> Pooling:
 
 
 def embed(
-    path: str | Path | Embedder, texts: Sequence[str], *, pooling: Pooling | None = None, normalize: bool | None = None
-) -> np.ndarray:
+    path: str | Path | Embedder, texts: Sequence[str], *, pooling: Pooling | None = None,
+    normalize: bool | None = None, prompt: str | None = None,
+) -> np.ndarray:  # fmt: skip
     """(N, D) float32: a vector a text; see the module. Texts that are too long are cut.
 
     Args:
         path: a run's folder, a model's, a hub model's name, or an `Embedder`, which is loaded already.
         pooling, normalize: by default as the folder says.
+        prompt: what texts are, `query` or `passage`, for models that were trained with a prompt before each kind.
 
     Raises:
         CheckpointError: as `Embedder.load`. DataError: a text without a token.
@@ -303,8 +352,8 @@ def embed(
     if isinstance(path, Embedder):
         if pooling is not None or normalize is not None:
             raise SpecError("pooling, normalize: are the Embedder's; leave them out")
-        return path.texts(texts).vectors
-    return Embedder.load(path, pooling=pooling, normalize=normalize).texts(texts).vectors
+        return path.texts(texts, prompt=prompt).vectors
+    return Embedder.load(path, pooling=pooling, normalize=normalize).texts(texts, prompt=prompt).vectors
 
 
 def nearest(vectors: np.ndarray, count: int, *, rows: int = 1024) -> list[tuple[float, int, int]]:

@@ -133,8 +133,8 @@ class Costs:
 
 def costs(spec: Any, vocab_size: int) -> Costs:
     """The parts of a language model. Raises SpecError for a model that is counted from text (an n-gram model)."""
-    if not spec.blocks:
-        raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
+    if not spec.blocks or spec.embedding_dim:
+        raise SpecError(f"model: {spec.name} has no blocks, or narrow embeddings; formulas are for other models")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
     dim = spec.dim
     parts = [ModelPart("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]

@@ -19,7 +19,7 @@ from llmanac.models.state import DecodingState, SlotMapping
 
 if TYPE_CHECKING:
     from llmanac.models.masks import AttentionMask
-    from llmanac.models.positions import Position
+    from llmanac.models.positions import Position, Project
     from llmanac.models.state import SlotMapping
 
 AttentionForm = Literal["sdpa", "plain", "blocks", "flash"]
@@ -84,10 +84,11 @@ class Context:
         """(B or 1, S): positions of the keys of a cache that holds a row's tokens in order."""
         return self.positions if self.slots is None else self.slots.key_positions
 
-    def score_bias(self, q: Tensor, k: Tensor, keys: Tensor | None = None) -> Tensor | None:
+    def score_bias(self, q: Tensor, k: Tensor, project: Project, keys: Tensor | None = None) -> Tensor | None:
         """What positions add to the scores of q (B, H, T, d) with k (B, H_kv, S, d): (B or 1, H, T, S), or None.
 
         Args:
+            project: see `Position.content_bias`.
             keys: (B or 1, S), where the keys are; by default those of `keys()`.
         """
         keys = self.keys() if keys is None else keys
@@ -95,7 +96,7 @@ class Context:
         fixed = self.bias if self.bias is None or same else self.position.bias(self.queries(), keys)
         rule = self.mask.rule
         causal = rule is not None and rule.kind == "causal"
-        content = self.position.content_bias(q, k, self.queries(), keys, causal)
+        content = self.position.content_bias(q, k, self.queries(), keys, causal, project)
         if fixed is None or content is None:
             return content if fixed is None else fixed
         return fixed + content

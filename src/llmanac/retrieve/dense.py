@@ -43,18 +43,31 @@ class Spec(RetrieverSpec):
     Attributes:
         model: a folder or hub name of the encoder, of any family; empty where `build` is given an `encode` function.
         pooling: mean, cls or last; by default as the model's folder says.
-        query_prefix, text_prefix: what the encoder was trained to see first, as "query: " and "passage: ".
+        query_prefix, text_prefix: what the encoder was trained to see first, as "query: " and "passage: "; by default
+            the prompts of the model's folder, if it has some.
         dtype: of the vectors that are kept.
     """
 
     model: str = ""
     pooling: Literal["mean", "cls", "last"] | None = None
-    query_prefix: str = ""
-    text_prefix: str = ""
+    query_prefix: str | None = None
+    text_prefix: str | None = None
     dtype: Literal["float32", "float16"] = "float32"
 
     def build(self, *, texts: Sequence[str] = (), encode: Encode | None = None) -> Dense:
         return Dense(texts, self, encode=encode)
+
+    def prefixes(self) -> tuple[str, str]:
+        """What comes before queries and before texts."""
+        from llmanac.evaluate.embed import read_settings
+        from llmanac.models.locate import model_folder
+
+        query, text = self.query_prefix, self.text_prefix
+        if self.model and None in (query, text):
+            found = read_settings(model_folder(self.model))
+            query = found.before("query") if query is None else query
+            text = found.before("passage") if text is None else text
+        return query or "", text or ""
 
     def encoder(self) -> Encode:
         """The model as a function from texts to vectors (N, D). Raises SpecError where none is named."""
@@ -65,7 +78,7 @@ class Spec(RetrieverSpec):
         embedder = Embedder.load(self.model, pooling=self.pooling, normalize=True)
 
         def encode(texts: Sequence[str]) -> np.ndarray:
-            found = embedder.texts(texts)
+            found = embedder.texts(texts, prompt="")
             if found.cut:
                 say_once(
                     f"note: texts are longer than the {embedder.most} tokens that the encoder reads; only their "
@@ -96,6 +109,7 @@ class Dense:
         vectors: np.ndarray | None = None,
     ) -> None:
         self.spec, self._encode = spec or Spec(), encode
+        self._prefixes: tuple[str, str] | None = None
         self.vectors = self.embed(texts) if vectors is None else vectors
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -107,9 +121,17 @@ class Dense:
         """`embed`, at most `TOGETHER` texts at a time."""
         with progress("embed", len(texts), "texts") as bar:
             for start in range(0, len(texts), TOGETHER):
-                some = [self.spec.text_prefix + text for text in texts[start : start + TOGETHER]]
+                some = [self.prefixes[1] + text for text in texts[start : start + TOGETHER]]
                 yield _finite(self._encoded(some)).astype(self.spec.dtype)
                 bar.advance(len(some))
+
+    @property
+    def prefixes(self) -> tuple[str, str]:
+        """What comes before queries and before texts; a function that was given gets only what the Spec sets."""
+        if self._prefixes is None:
+            own = self.spec.query_prefix or "", self.spec.text_prefix or ""
+            self._prefixes = self.spec.prefixes() if self._encode is None else own
+        return self._prefixes
 
     def _encoded(self, texts: Sequence[str]) -> np.ndarray:
         if self._encode is None:
@@ -128,7 +150,7 @@ class Dense:
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
         """(B, D) float32 vectors of queries."""
-        return _finite(self._encoded([self.spec.query_prefix + text for text in texts]))
+        return _finite(self._encoded([self.prefixes[0] + text for text in texts]))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 and scores float32, both (B, min(k, N)), of queries (B, D).

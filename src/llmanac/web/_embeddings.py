@@ -1,5 +1,5 @@
-"""POST /v1/embeddings and /v1/rerank: vectors of texts, and their cosines with a question's, by a model that is loaded
-for it (`--embedding-model`)."""
+"""POST /v1/embeddings and /v1/rerank by a model that is loaded for it (`--embedding-model`): vectors of texts, and how
+well texts answer a question, by their vectors' cosines or by a reranker's own number."""
 
 from __future__ import annotations
 
@@ -61,16 +61,14 @@ def reranked(service: Service, data: bytes, until: float) -> tuple[dict[str, Any
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
     check_length("documents", [body.query, *texts])
     with blaming("documents"):
-        found = embedder.texts([body.query, *texts], on_long="cut")
-    lengths = np.linalg.norm(found.vectors, axis=1)
-    scores = found.vectors[1:] @ found.vectors[0] / np.maximum(lengths[1:] * lengths[0], 1e-12)
+        scores, tokens = embedder.related(body.query, texts)
     order = np.argsort(-scores, kind="stable")[: body.top_n]
     results = [
         {"index": int(i), "relevance_score": float(scores[i])}
         | ({} if body.return_documents is False else {"document": {"text": texts[i]}})
         for i in order
     ]
-    usage = {"prompt_tokens": sum(found.tokens), "total_tokens": sum(found.tokens)}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     named = {"id": f"rerank-{secrets.token_hex(12)}", "model": service.embedding_name}
     return {**named, "results": results, "usage": usage}, body.ignored()
 

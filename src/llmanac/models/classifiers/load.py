@@ -10,6 +10,7 @@ from torch import Tensor
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
+from llmanac.models.classifiers._explain import explain_by_leaving_out as explain_by_leaving_out
 from llmanac.models.weights import Weights, check_finite
 
 FORMAT_VERSION = 1

@@ -24,7 +24,7 @@ FAMILIES = (
     "gemma3_text", "glm4", "gpt_oss", "deepseek_v3", "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
     "granite", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "olmo", "olmo3", "nemotron", "ernie4_5", "glm",
     "gpt_neo", "gptj", "gpt_bigcode", "exaone4", "falcon", "qwen2_moe", "granitemoe",
-    "bert", "roberta", "modernbert", "t5",
+    "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2",
 )  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 
@@ -39,5 +39,5 @@ def family(name: str, where: str = "model_type") -> Family:
         raise CheckpointError(
             f"{where}: {shown(name)} is not a family that can be read{nearest(name, FAMILIES)} ({known})"
         )
-    found: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    found: Family = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").FAMILY
     return found

@@ -128,7 +128,7 @@ class Config:
 
     def _names_itself(self, value: Any) -> bool:
         """Whether an `auto_map` names the family's own files and classes: the code that it was first published with."""
-        own = self.kind.removesuffix("_text")
+        own = self.kind.removesuffix("_text").replace("-", "_")
         letters = "_?".join(own.replace("_", ""))
         named = rf"(?i)(configuration|modeling|tokenization)_{own}(_fast)?\.{letters}\w*"
         classes = value.values() if isinstance(value, dict) else [value]
@@ -145,7 +145,8 @@ class Config:
 
 
 LAYER = "model.layers.*."
-OUTSIDE = ("model.", "lm_head", "encoder.", "token_types", "embed_norm")  # how our names outside of the layers begin
+# how our names outside of the layers begin
+OUTSIDE = ("model.", "lm_head", "encoder.", "token_types", "embed_norm", "embed_proj")
 Shape = tuple[int, ...]
 Table = dict[str | tuple[str, ...], str]
 

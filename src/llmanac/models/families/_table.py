@@ -15,6 +15,7 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.models.families._config import MISSING, Config, Misfit, Names
+from llmanac.models.families._labels import Labels
 from llmanac.models.lm.transformer import resolved
 
 ACTIVATIONS = {
@@ -233,6 +234,7 @@ class Family:
         ignored: endings of names in the files that are no parameters; prefix: of names, which files may leave out.
         biases: their names of the head's bias where the head is the embedding, and where it is a matrix of its own.
         further: the key that counts layers after the model's own, which are not read (multi-token prediction).
+        labels: how its classifiers are stored, None where there are none.
     """
 
     model_type: str
@@ -246,6 +248,7 @@ class Family:
     prefix: str = ""
     biases: tuple[str, str] | None = None
     further: str = ""
+    labels: Labels | None = field(default_factory=Labels)
 
     def config(self, data: Mapping[str, Any], path: object) -> Config:
         """A config of this family, to be read."""
@@ -253,6 +256,8 @@ class Family:
 
     def stored(self, spec: Any) -> tuple[tuple[Names, ...], tuple[str, ...]]:
         """`(layouts, endings of names that are no parameters)` of a model's files."""
+        if spec.head is not None and spec.head.labels and self.labels is not None:
+            return self.labels.stored(self.names, self.ignored, spec.head)
         if self.biases is None or spec.tied or spec.head is None:
             return self.names, self.ignored
         tied, own = self.biases  # an untied head adds its own bias, and the files hold the other one too
@@ -269,6 +274,8 @@ class Family:
         data = dump(self.spec)
         for entry in self.entries:
             entry.read(config, data)
+        if self.labels is not None and "Classification" in str(config.get("architectures", "")):
+            self.labels.read(config, data)
         vocab_size = data.pop("vocab_size")
         return make_method("lm", data), vocab_size
 
@@ -282,6 +289,7 @@ class Family:
         for entry in self.entries:
             written |= entry.write(data)
         written |= self.writes
+        written |= {} if self.labels is None else self.labels.write(data, self.architecture)
         problem: Exception | None = None
         try:
             again = canonical(self.to_spec(self.config(written, self.model_type))[0])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.models.families._config import Config, Names, Table
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only
 from llmanac.models.lm.encoder import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
@@ -26,6 +27,7 @@ class MaskedHeadNames(ConfigEntry):
     Attributes:
         masked, bare: the architectures that are written; read: `(config, data) -> the head's fields`; written: their
         keys of a head's fields; untied: whether the head may have a matrix of its own.
+        named: endings of the architectures that have the head.
     """
 
     masked: str
@@ -33,6 +35,7 @@ class MaskedHeadNames(ConfigEntry):
     read_head: Callable[[Config, Data], Data]
     written: Callable[[Data], dict[str, Any]] = lambda head: {}
     untied: bool = False
+    named: tuple[str, ...] = ("ForMaskedLM", "ForPreTraining")
 
     def read(self, config: Config, data: Data) -> None:
         named = config.get("architectures")
@@ -41,14 +44,14 @@ class MaskedHeadNames(ConfigEntry):
         tied = config.flag("tie_word_embeddings", True)
         if not tied and not self.untied:
             config.expect("tie_word_embeddings", True)
-        if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in named):
+        if any(name.endswith(self.named) for name in named):
             data |= {"head": head, "tied": tied}
         else:
             data["tied"] = False
 
     def write(self, data: Data) -> dict[str, Any]:
         head = data.get("head")
-        if head is None:
+        if head is None or head["name"] != "masked":
             return {"architectures": [self.bare], "tie_word_embeddings": True}
         return {"architectures": [self.masked], "tie_word_embeddings": data["tied"], **self.written(head)}
 
@@ -63,7 +66,7 @@ pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 
 
-SIZES: tuple[ConfigEntry, ...] = (
+SIZES: tuple[Any, ...] = (
     Key("vocab_size", "vocab_size", default=30522),
     Key("hidden_size", "dim", default=768),
     Key("num_hidden_layers", "layers", default=12),
@@ -113,6 +116,8 @@ OLDER: Table = {
 }  # fmt: skip
 OLD = replace(TODAY, table=OLDER | dict(TODAY.table))  # the more specific lines come first
 
+LABELS = Labels("classifier", "classifier", "bert.pooler.dense", "", "first", "tanh", "all")
+
 FAMILY = Family(
     model_type="bert",
     architecture="BertForMaskedLM",
@@ -136,4 +141,5 @@ FAMILY = Family(
     ),
     prefix="bert.",
     biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    labels=LABELS,
 )  # fmt: skip

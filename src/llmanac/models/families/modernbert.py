@@ -14,6 +14,7 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only
 from llmanac.models.families._windows import FULL, SLIDING
 from llmanac.models.families.bert import FFN, MIXER, MaskedHeadNames
@@ -98,6 +99,23 @@ def _written(head: Data) -> dict[str, Any]:
     return {"classifier_bias": layer, "decoder_bias": vocabulary, "classifier_activation": activation}
 
 
+POOLING = {"cls": "first", "mean": "mean"}
+
+
+def _labels(config: Config, data: Data) -> Data:
+    place = config.choose("classifier_pooling", POOLING, "cls")
+    return _head(config, data) | {
+        "place": place, "biases": "all" if config.flag("classifier_bias", False) else "labels",
+    }  # fmt: skip
+
+
+def _labels_written(head: Data) -> dict[str, Any]:
+    activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == head.get("activation")), None)
+    pooling = next((theirs for theirs, ours in POOLING.items() if ours == head.get("place")), "cls")
+    layer = head.get("biases", "all") == "all"
+    return {"classifier_bias": layer, "classifier_activation": activation, "classifier_pooling": pooling}
+
+
 FAMILY = Family(
     model_type="modernbert",
     architecture="ModernBertForMaskedLM",
@@ -143,4 +161,7 @@ FAMILY = Family(
     writes={"attention_dropout": 0.0, "embedding_dropout": 0.0, "mlp_dropout": 0.0},
     neutral=frozenset(NEUTRAL.split()),
     prefix="model.",
+    labels=Labels(
+        "classifier", "classifier", "head.dense", "head.norm", "first", "gelu", "all", _labels, _labels_written, True
+    ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config, Names
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ConfigEntry, Data, Family
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
@@ -31,6 +32,8 @@ class RobertaPositions(ConfigEntry):
     def fields(self) -> dict[str, str]:
         return {"position.rows": "max_position_embeddings"}
 
+
+LABELS = Labels("classifier.out_proj", "classifier", "classifier.dense", "", "first", "tanh", "all")
 
 FAMILY = Family(
     model_type="roberta",
@@ -59,4 +62,5 @@ FAMILY = Family(
     ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
     prefix="roberta.",
     biases=("lm_head.bias", "lm_head.decoder.bias"),
+    labels=LABELS,
 )

@@ -150,6 +150,7 @@ FAMILY = Family(
         Only("is_decoder", (False,)),
     ),
     names=(T5Names(),),
+    labels=None,
     writes={"dropout_rate": 0.0},
     neutral=frozenset({"dropout_rate", "initializer_factor", "classifier_dropout"}),
     ignored=(

@@ -20,6 +20,7 @@ class HeadSpec(Spec):
 
     kind = "head"
     base_dim = cast("int | None", 0)  # a field of those that follow the width; 0 for the others
+    labels = cast("tuple[str, ...]", ())  # a field of the head of labels
 
     def build(self, *args: Any, **dims: Any) -> Head:
         """dim: width of the model; vocab_size: V."""

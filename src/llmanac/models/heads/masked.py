@@ -1,8 +1,9 @@
 """The head of masked language models: a layer and a norm before the product with the vocabulary.
 
-    p(v | x) = softmax(W norm(f(A h + a)) + b)_v          h (B, T, D), A (D, D), W (V, D), b (V,)
+    p(v | x) = softmax(W norm(f(A h + a)) + b)_v          h (B, T, D), A (E, D), W (V, E), b (V,)
 
-The layer turns what the blocks need to compute into what is compared with the embeddings; W is usually the embedding.
+The layer turns what the blocks need to compute into what is compared with the embeddings; W is usually the
+embedding, of width E (D but in ELECTRA).
 BERT adds both a and b, ModernBERT only b. Devlin et al. 2019, appendix A.2 and its code.
 """
 
@@ -36,18 +37,19 @@ class Spec(HeadSpec):
     norm: NormSpec = field(default_factory=LayerNorm)
     biases: Literal["none", "layer", "vocabulary", "all"] = "all"
 
-    def build(self, *, dim: int, vocab_size: int, **dims: Any) -> MaskedHead:
-        return MaskedHead(self, dim, vocab_size)
+    def build(self, *, dim: int, vocab_size: int, width: int | None = None, **dims: Any) -> MaskedHead:
+        """width: E, by default D."""
+        return MaskedHead(self, dim, vocab_size, width or dim)
 
 
 class MaskedHead(LinearHead):
     """See the module."""
 
-    def __init__(self, spec: Spec, dim: int, vocab_size: int) -> None:
-        super().__init__(dim, vocab_size, bias=spec.biases in ("vocabulary", "all"))
+    def __init__(self, spec: Spec, dim: int, vocab_size: int, width: int) -> None:
+        super().__init__(width, vocab_size, bias=spec.biases in ("vocabulary", "all"))
         self.activation = spec.activation
-        self.dense = Linear(dim, dim, bias=spec.biases in ("layer", "all"))
-        self.norm = spec.norm.build(dim=dim)
+        self.dense = Linear(dim, width, bias=spec.biases in ("layer", "all"))
+        self.norm = spec.norm.build(dim=width)
 
     def prepared(self, hidden: Tensor) -> Tensor:
         y: Tensor = self.norm(ACTIVATIONS[self.activation](self.dense(hidden)))

@@ -27,6 +27,8 @@ class LanguageModelSpec(Spec):
     tied = False
     max_length = cast("int | None", None)
     position = cast(Any, None)
+    head = cast(Any, None)
+    embedding_dim = cast("int | None", None)
     blocks = encoder = cast("tuple[Any, ...]", ())
 
     def build(self, *args: Any, **dims: Any) -> Any:

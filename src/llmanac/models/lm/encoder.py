@@ -5,7 +5,8 @@
 x (B, T, D). It does not predict the next token but one that is hidden in the middle (a masked language model), or
 gives vectors of texts. K holds a vector for each of two texts of a pair. BERT's blocks have their norms behind them,
 so nothing follows the last one; ModernBERT's have them in front. Parameter names are those of `Transformer`.
-Devlin et al. 2019; Liu et al. 2019 (RoBERTa); Warner et al. 2024 (ModernBERT).
+Devlin et al. 2019; Liu et al. 2019 (RoBERTa); Clark et al. 2020 (ELECTRA); Song et al. 2020 (MPNet); Sanh et al.
+2019 (DistilBERT); Warner et al. 2024 (ModernBERT).
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.ranges import NOT_NEGATIVE, within
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.forward import Context
 from llmanac.models.heads import Head, HeadSpec
-from llmanac.models.layers import Embedding
+from llmanac.models.layers import Embedding, Linear
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as StackSpec
 from llmanac.models.lm.transformer import Transformer
@@ -52,7 +53,8 @@ class Spec(LanguageModelSpec):
     """dim: D; layers: L; blocks: the pattern that repeats to L; max_length: the context it is trained for.
 
     token_types: vectors that tell the texts of a pair apart, 0 for none; embedding_norm, final_norm: whether `norm` is
-    also applied to the embeddings and after the last block; head: None for a model that gives hidden states alone.
+    also applied to the embeddings and after the last block; head: None for a model that gives hidden states alone;
+    embedding_dim: width of the embeddings where a matrix maps them to D (ELECTRA).
     """
 
     dim: int = 256
@@ -66,8 +68,9 @@ class Spec(LanguageModelSpec):
     token_types: int = 0
     embedding_norm: Literal["none", "model"] = "model"
     final_norm: Literal["none", "model"] = "none"
+    embedding_dim: int | None = None
 
-    ranges = within(NOT_NEGATIVE, "token_types")
+    ranges = within(NOT_NEGATIVE, "token_types") | within(COUNT, "embedding_dim")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,19 +110,22 @@ class Encoder(Transformer):
 
     Attributes:
         token_types: the embedding of `Batch.token_types`, None where there are none; a batch without them has type 0.
-        embed_norm: of the embeddings, None where there is none.
+        embed_norm, embed_proj: the embeddings' norm and their product to width D, None where there is none.
     """
 
     token_types: Any
     embed_norm: Any
+    embed_proj: Any
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         types, norm = spec.token_types, spec.norm if spec.embedding_norm == "model" else None
+        width = spec.embedding_dim or spec.dim
         parts = {
-            "token_types": lambda: Embedding(types, spec.dim) if types else None,
-            "embed_norm": lambda: None if norm is None else norm.build(dim=spec.dim),
+            "token_types": lambda: Embedding(types, width) if types else None,
+            "embed_norm": lambda: None if norm is None else norm.build(dim=width),
+            "embed_proj": lambda: None if spec.embedding_dim is None else Linear(width, spec.dim, bias=True),
         }
-        super().__init__(spec.stack(), vocab_size, stacks=parts)
+        super().__init__(spec.stack(), vocab_size, stacks=parts, width=width)
         self.spec, self.typed = spec, bool(types)
         if spec.final_norm == "none":
             self.model.norm = nn.Identity()
@@ -151,7 +157,8 @@ class Encoder(Transformer):
 
     def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         x, context = super()._enter(batch, state)
-        return x if self.embed_norm is None else self.embed_norm(x), context
+        x = x if self.embed_norm is None else self.embed_norm(x)
+        return x if self.embed_proj is None else self.embed_proj(x), context
 
     def _tokens(self, batch: Batch) -> Tensor:
         x = super()._tokens(batch)

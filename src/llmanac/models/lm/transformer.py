@@ -90,6 +90,8 @@ class Spec(LanguageModelSpec):
         super().__post_init__()
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
+        if self.tied and self.head.labels:
+            raise SpecError("tied: a head of labels has a matrix of its own; set it to false")
         if self.layers < len(self.blocks):
             raise SpecError(f"layers: {self.layers} is fewer than the {len(self.blocks)} blocks of the pattern")
 
@@ -109,9 +111,13 @@ def resolved(spec: Any) -> Any:
 
 
 def build_position(
-    spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int, *, encoder: bool = False
-) -> Position:
-    """The one position module that blocks share. Raises SpecError where their heads differ and it cannot serve all."""
+    spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int, *, encoder: bool = False,
+    width: int | None = None,
+) -> Position:  # fmt: skip
+    """The one position module that blocks share; width: of the token embeddings, where it is not `dim`.
+
+    Raises SpecError where heads differ and it cannot serve all.
+    """
     found = {m.head_shape(dim) for block in blocks if block.shares_position for m in block.mixers}
     shapes = [shape for shape in found if shape is not None]
     sizes = sorted({size for _, size in shapes})
@@ -124,7 +130,7 @@ def build_position(
     if spec.needs_heads and not any(m.scores and m.head_shape(dim) is not None for m in using):
         raise SpecError(f"position: {spec.name} acts on attention scores, and no block that uses it has attention")
     heads, head_dim = max(shapes, default=(1, dim))
-    return spec.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length, encoder=encoder)
+    return spec.build(dim=width or dim, heads=heads, head_dim=head_dim, max_length=max_length, encoder=encoder)
 
 
 def build_blocks(blocks: Sequence[BlockSpec], layers: int, dim: int, norm: NormSpec, max_length: int) -> nn.ModuleList:
@@ -141,10 +147,10 @@ def stack_flops(layers: Iterable[Any], position: Position, keys: float) -> float
 class DecoderStack(nn.Module):
     """All but the head; apart so that parameter names are Llama's."""
 
-    def __init__(self, spec: Spec, vocab_size: int) -> None:
+    def __init__(self, spec: Spec, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.position = build_position(spec.position, spec.blocks, spec.dim, spec.max_length)
-        self.embed_tokens = Embedding(vocab_size, spec.dim, std=self.position.embedding_std)
+        self.position = build_position(spec.position, spec.blocks, spec.dim, spec.max_length, width=width)
+        self.embed_tokens = Embedding(vocab_size, width, std=self.position.embedding_std)
         self.embed_norm = None if spec.embedding_norm is None else spec.embedding_norm.build(dim=spec.dim)
         self.layers: Any = build_blocks(spec.blocks, spec.layers, spec.dim, spec.norm, spec.max_length)
         self.norm = spec.norm.build(dim=spec.dim)
@@ -164,13 +170,14 @@ class Transformer(TrainedModel):
     typed = False
 
     def __init__(
-        self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
-    ) -> None:
+        self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None,
+        width: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(spec, vocab_size)
-        self.model = DecoderStack(spec, vocab_size)
+        self.model = DecoderStack(spec, vocab_size, width or spec.dim)
         for name, make in (stacks or {}).items():
             self.add_module(name, make())
-        self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
+        self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size, width=width or spec.dim)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
         self._scale = spec.embedding_scale
@@ -354,8 +361,8 @@ class Transformer(TrainedModel):
         if batch.embeddings is None:
             assert batch.ids is not None
             return self.embed(batch.ids)
-        if batch.embeddings.shape[-1] != self.spec.dim:
-            raise RequestError(f"embeddings: width {batch.embeddings.shape[-1]}, but the model's is {self.spec.dim}")
+        if batch.embeddings.shape[-1] != (width := self.embedding.weight.shape[-1]):
+            raise RequestError(f"embeddings: width {batch.embeddings.shape[-1]}, but the model's is {width}")
         return batch.embeddings.to(self.dtype)
 
     def _positions(self, batch: Batch, mask: AttentionMask) -> Tensor:

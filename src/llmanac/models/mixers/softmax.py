@@ -162,7 +162,7 @@ class SoftmaxAttention(Mixer):
         if state is not None and context.slots is not None:
             k, v, keys = state.append(context.slots, k, v)
             mask = mask.over(keys)
-        bias = context.score_bias(q, k, keys)
+        bias = context.score_bias(q, k, self._project, keys)
         read = self._read(q, k, v, mask, bias, context.form)
         y: Tensor = self.o_proj(remade(_beside(read), _beside, read))
         return y
@@ -180,6 +180,11 @@ class SoftmaxAttention(Mixer):
             tiles = _sink_tiles(near, seen, self.sinks)
             return flash_attention(q, k, v, tiles, scale=score.scale, softcap=score.softcap, sinks=score.sinks)
         return score.attend(q, k, v, seen, bias=bias, form=form)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (H, N, d) and keys (H_kv, N, d) of vectors (N, D), as positions compare them with contents."""
+        q, k = (made.unflatten(-1, (-1, self.head_dim)).transpose(0, 1) for made in (self.q_proj(x), self.k_proj(x)))
+        return q, k
 
     def _place(self, x: Tensor, norm: nn.Module | None, context: Context) -> Tensor:
         """Norm and turn queries or keys: (B, T, H d) -> (B, H, T, d)."""

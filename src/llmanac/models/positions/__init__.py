@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
+
+Project = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,16 @@ class Position(nn.Module):
         """Positions (B or 1, T) and (B or 1, S) -> (B or 1, H, T, S) to add to attention scores, or None."""
         return None
 
-    def content_bias(self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor, causal: bool) -> Tensor | None:
+    def content_bias(
+        self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor, causal: bool, project: Project
+    ) -> Tensor | None:
         """The same for a bias that depends on the vectors too; called by each layer.
 
         Args:
             q, k: (B, H, T, d) and (B, H_kv, S, d), normed and turned.
             queries, keys: their positions (B or 1, T) and (B or 1, S).
             causal: whether no query sees a key after it.
+            project: what the layer's products make of vectors (N, D): queries (H, N, d) and keys (H_kv, N, d).
 
         Returns:
             (B, H, T, S) in the units of the scores (scaled), or None.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.models.layers import Linear, init_normal
-from llmanac.models.positions import Position, PositionSpec
+from llmanac.models.positions import Position, PositionSpec, Project
 from llmanac.models.positions.sinusoidal import sinusoids
 
 CARD = {
@@ -62,7 +62,9 @@ class Relative(Position):
         self.u = nn.Parameter(torch.empty(heads, head_dim))
         self.v = nn.Parameter(torch.empty(heads, head_dim))
 
-    def content_bias(self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor, causal: bool) -> Tensor:
+    def content_bias(
+        self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor, causal: bool, project: Project
+    ) -> Tensor:
         distances = queries[:, :, None] - keys[:, None, :]
         most = self.clamp
         lowest = 0 if causal else int(distances.min())  # what comes after the query is masked

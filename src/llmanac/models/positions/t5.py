@@ -12,7 +12,7 @@ Raffel et al. 2020, section 2.1; Shaw et al. 2018 for the idea. T5 itself does n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,6 +36,7 @@ class Spec(PositionSpec):
     """buckets: how many ranges of distances; max_distance: where the last one begins.
 
     directions: which keys have buckets: `past`, or `both` sides; by default both in an encoder and the past elsewhere.
+    absolute: a further method that is added to the embeddings (MPNet's learned positions), or None.
     """
 
     any_heads: ClassVar[bool] = False
@@ -44,6 +45,7 @@ class Spec(PositionSpec):
     buckets: int = 32
     max_distance: int = 128
     directions: Literal["past", "both"] | None = None
+    absolute: PositionSpec | None = None
 
     def __post_init__(self) -> None:
         if self.buckets < 4 or self.buckets % 4:
@@ -51,8 +53,13 @@ class Spec(PositionSpec):
         if self.max_distance <= self.buckets // 2:
             raise SpecError(f"max_distance: {self.max_distance} must be above half of buckets, {self.buckets // 2}")
 
+    def resolved(self, max_length: int) -> Spec:
+        return self if self.absolute is None else replace(self, absolute=self.absolute.resolved(max_length))
+
     def build(self, *, dim: int, heads: int, encoder: bool = False, **dims: Any) -> Buckets:
-        return Buckets(self, self.directions == "both" or (self.directions is None and encoder), dim, heads)
+        both = self.directions == "both" or (self.directions is None and encoder)
+        absolute = None if self.absolute is None else self.absolute.build(dim=dim, heads=heads, **dims)
+        return Buckets(self, both, dim, heads, absolute)
 
 
 class Buckets(Position):
@@ -60,10 +67,14 @@ class Buckets(Position):
 
     compares = True
 
-    def __init__(self, spec: Spec, both: bool, dim: int, heads: int) -> None:
+    def __init__(self, spec: Spec, both: bool, dim: int, heads: int, absolute: Position | None = None) -> None:
         super().__init__()
+        self.absolute, self.limit = absolute, None if absolute is None else absolute.limit
         self.both, self.buckets, self.max_distance = both, spec.buckets, spec.max_distance
         self.relative_attention_bias = Embedding(spec.buckets, heads, std=dim**-0.5)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x if self.absolute is None else self.absolute.embed(x, positions)
 
     def bias(self, queries: Tensor, keys: Tensor) -> Tensor:
         distances = queries[:, :, None] - keys[:, None, :]

@@ -16,9 +16,11 @@ from llmanac.core.progress import Report, progress
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
+from llmanac.evaluate.labels import Labeller
 from llmanac.generate.load import load_engine
 from llmanac.metrics import accuracy as classification
 from llmanac.models.classifiers.load import load_classifier
+from llmanac.models.folder import CONFIG
 from llmanac.recipes.classification import check_sizes
 from llmanac.recipes.classifying import training
 
@@ -69,9 +71,11 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
 
 
 def open_classifier(folder: str) -> Any:
-    """A saved classifier, or one that needs no training by its name."""
+    """A saved classifier, a model's folder with a head of labels, or one that needs no training by its name."""
     if folder in WITHOUT_FOLDER and not Path(folder).is_dir():
         return make_classifier(folder)
+    if (Path(folder) / CONFIG).is_file() and not (Path(folder) / SAVED[0]).is_file():
+        return Labeller.load(folder)
     return load_classifier(folder)
 
 

@@ -15,7 +15,7 @@ passages, are computed from the kept word numbers. The folder is replaced in one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,8 @@ WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass 
 CHECKED = 64 << 20
 AGAIN = "build it again with `llmanac index`"
 METHODS = ("bm25", "dense", "hybrid")
+RERANKED = 50  # passages that a reranker reads
+Relevance = Callable[[str, Sequence[str]], np.ndarray]
 ARRAYS = ("passages", "ids", "lengths", *bm25.ARRAYS)
 OWN = ("index.json", "text.bin", "words.txt", *(f"{name}.npy" for name in (*ARRAYS, "vectors")))
 
@@ -142,10 +144,21 @@ class FolderIndex:
             self._made[method] = made
         return self._made[method]
 
-    def retrieve(self, query: str, k: int = 5, method: str = "bm25") -> list[FoundPassage]:
-        """The `k` best passages for a query, best first; of passages with the same text only the first."""
+    def retrieve(
+        self, query: str, k: int = 5, method: str = "bm25", rerank: Relevance | None = None
+    ) -> list[FoundPassage]:
+        """The `k` best passages for a query, best first; of passages with the same text only the first.
+
+        Args:
+            rerank: `(query, texts) -> a number each`, by which the first `RERANKED` are put into order.
+        """
         if k < 1:
             raise RequestError(f"-k: {k} must be 1 or more")
+        if rerank is not None:
+            known = [one.passage for one in self.retrieve(query, max(k, RERANKED), method)]
+            scores = rerank(query, [f"{one.heading}\n{one.text}".strip() for one in known])
+            order = sorted(range(len(known)), key=lambda i: -float(scores[i]))
+            return [FoundPassage(known[i], float(scores[i])) for i in order[:k]]
         retriever, depth = self.retriever(method), 2 * k + 8
         while True:
             hits = retriever.top(query, depth)

@@ -1,0 +1,78 @@
+"""MPNet: BERT's form with learned positions and buckets of distances. Song et al. 2020, arXiv:2004.09297.
+
+Positions begin behind row 1 of their table whatever `pad_token_id` says, and the buckets are always 32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError
+from llmanac.models.families._config import Config, Names
+from llmanac.models.families._table import ConfigEntry, Data, Family, Only, at
+from llmanac.models.families.bert import FAMILY as BERT
+from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
+from llmanac.models.families.roberta import LABELS
+from llmanac.models.lm.encoder import Spec
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.learned import Spec as Learned
+from llmanac.models.positions.t5 import Spec as Buckets
+
+FIRST = 2  # the row of position 0
+POSITION = "model.position"
+
+
+class MPNetPositions(ConfigEntry):
+    """`max_position_embeddings` rows, of which the first two are no positions."""
+
+    def read(self, config: Config, data: Data) -> None:
+        rows = config.number("max_position_embeddings", int, 512)
+        if rows <= FIRST:
+            raise CheckpointError(f"{config.path}: max_position_embeddings is {rows}, expected more than {FIRST}")
+        data["position"]["absolute"] |= {"rows": rows, "offset": FIRST}
+        data["max_length"] = rows - FIRST
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {"max_position_embeddings": at(data, "position.absolute.rows")}
+
+    def fields(self) -> dict[str, str]:
+        return {"position.absolute.rows": "max_position_embeddings"}
+
+
+FAMILY = Family(
+    model_type="mpnet",
+    architecture="MPNetForMaskedLM",
+    spec=Spec(norm=LayerNorm(eps=1e-12), position=Buckets(directions="both", absolute=Learned())),
+    entries=(
+        *(entry for entry in SIZES if not entry.fields().keys() & {"token_types"}),
+        MPNetPositions(),
+        Only("relative_attention_num_buckets", (32,)),
+        MaskedHeadNames(
+            "MPNetForMaskedLM", "MPNetModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
+        ),
+    ),
+    names=(
+        Names(
+            layers="mpnet.encoder.layer.*.",
+            table={
+                **{ours: theirs for ours, theirs in embeddings("mpnet").items() if ours != "token_types"},
+                f"{POSITION}.absolute.embeddings": "mpnet.embeddings.position_embeddings",
+                f"{POSITION}.relative_attention_bias": "mpnet.encoder.relative_attention_bias",
+                **LAYER,
+                "self_attn.q_proj": "attention.attn.q",
+                "self_attn.k_proj": "attention.attn.k",
+                "self_attn.v_proj": "attention.attn.v",
+                "self_attn.o_proj": "attention.attn.o",
+                "post_attention_layernorm": "attention.LayerNorm",
+                "lm_head.norm": "lm_head.layer_norm",
+                "lm_head.weight": "lm_head.decoder.weight",
+            },
+        ),
+    ),
+    writes=BERT.writes,
+    neutral=BERT.neutral,
+    ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
+    prefix="mpnet.",
+    biases=("lm_head.bias", "lm_head.decoder.bias"),
+    labels=LABELS,
+)

@@ -1,0 +1,22 @@
+"""XLM-RoBERTa: RoBERTa of a hundred languages, by another name. Conneau et al. 2020, arXiv:1911.02116."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmanac.models.families.bert import SIZES, MaskedHeadNames
+from llmanac.models.families.roberta import FAMILY as ROBERTA
+from llmanac.models.families.roberta import RobertaPositions
+
+FAMILY = replace(
+    ROBERTA,
+    model_type="xlm-roberta",
+    architecture="XLMRobertaForMaskedLM",
+    entries=(
+        *SIZES,
+        RobertaPositions(),
+        MaskedHeadNames(
+            "XLMRobertaForMaskedLM", "XLMRobertaModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
+        ),
+    ),
+)
