@@ -84,8 +84,9 @@ def test_what_is_not_read_is_named(server):
     }
     named = post(server, "/v1/chat/completions", {**CHAT, **nested}).headers["x-llmanac-ignored"].split(", ")
     assert named == ["messages.content.cache", "messages.name", "stream_options"]
-    named = post(server, "/tokenize", {"prompt": "a", "model": "other"}).headers["x-llmanac-ignored"]
-    assert named == "model"
+    named = post(server, "/tokenize", {"prompt": "a", "made_up": "other"}).headers["x-llmanac-ignored"]
+    assert named == "made_up"
+    assert post(server, "/tokenize", {"prompt": "a", "model": "other"}).status_code == 404
 
 
 def test_names_cannot_break_the_header(server):

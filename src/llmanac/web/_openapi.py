@@ -128,7 +128,8 @@ def _bodies(service: Service) -> dict[str, Any]:
             properties[name] = {"enum": [None, *neutral], "description": "not supported"}
         if "model" in properties:
             vectors = kind in (EmbeddingBody, RerankBody, OllamaEmbed)
-            properties["model"] = {"enum": [service.embedding_name] if vectors else [*service.names]}
+            unnamed = [] if "model" in schemas[kind.__name__].get("required", ()) else [None]
+            properties["model"] = {"enum": [service.embedding_name] if vectors else [*service.names, *unnamed]}
             unread = [name for name in WITHOUT_EFFECT if name not in kind.model_fields]
             properties |= {name: {"description": "not read"} for name in unread}
         if issubclass(kind, Body):

@@ -156,7 +156,8 @@ class Service:
         }
 
     def embedding_card(self) -> dict[str, Any]:
-        card = {**self.model_card(), "id": self.embedding_name, "max_model_len": getattr(self.embedder, "most", None)}
+        most = None if self.embedder is None else self.embedder.most
+        card = {**self.model_card(), "id": self.embedding_name, "max_model_len": most}
         return {**card, "llmanac": {"chat": False, "assistant": False, "vectors": True}}
 
     async def read(self, http: Http, prepare: Callable[[Service, bytes, float], T], pool: Pool | None = None) -> T:
