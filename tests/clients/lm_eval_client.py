@@ -9,11 +9,11 @@ from lm_eval.tasks import TaskManager
 url, name = sys.argv[1:]
 with tempfile.TemporaryDirectory() as folder:
     place = pathlib.Path(folder)
-    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(2, 6)]
+    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "right": i - 2} for i in range(2, 6)]
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {place / 'rows.jsonl'}\ntest_split: test\n"
     ask = "doc_to_text: 'Q: {{question}} A:'\n"
-    choose = "output_type: multiple_choice\ndoc_to_choice: ['4', '6', '8', '10']\ndoc_to_target: '{{answer}}'\n"
+    choose = "output_type: multiple_choice\ndoc_to_choice: ['4', '6', '8', '10']\ndoc_to_target: right\n"
     write = "output_type: generate_until\ndoc_to_target: '{{answer}}'\n"
     write += "generation_kwargs:\n  until: ['\\n']\n  max_gen_toks: 8\n"
     (place / "choose.yaml").write_text("task: own_choose\n" + data + ask + choose)
