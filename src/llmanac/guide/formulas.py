@@ -233,9 +233,9 @@ def _softmax(spec: Any, dim: int) -> ModelPart | None:
     h, k, d, w = spec.heads, spec.kv_heads, spec.head_dim, spec.window
     matrices = 2 * dim * h * d + 2 * dim * k * d
     formula, extra = "2 D H d + 2 D K d", 0
-    if spec.biases != "none":
+    if spec.biases in ("qkv", "all"):
         formula, extra = f"{formula} + H d + 2 K d", extra + h * d + 2 * k * d
-    if spec.biases == "all":
+    if spec.biases in ("output", "all"):
         formula, extra = f"{formula} + D", extra + dim
     if spec.qk_norm is not None:
         sizes = (d, d) if spec.qk_norm_over == "head" else (h * d, k * d)
@@ -263,10 +263,12 @@ def _latent(spec: Any, dim: int) -> ModelPart:
     query = "D H (d + r)" if q is None else "D q + q H (d + r)"
     text = f"{query} + D (c + r) + c H (d + e) + H e D"
     extra = _norm(spec.norm, c) + (0 if q is None else _norm(spec.norm, q))
+    if spec.biases == "latent":
+        extra += c + r + dim + (q or 0)
     return ModelPart(
         "latent attention",
         matrices + extra,
-        f"{text} + norms of latents",
+        f"{text} + norms of latents" + " and biases" * (spec.biases == "latent"),
         f"H={h} d={d} r={r} e={e} c={c}" + (f" q={q}" if q else ""),
         lambda s: 2.0 * matrices + 2.0 * h * (d + r + e) * s,
         f"2 ({text}) + 2 H (d + r + e) s",
@@ -279,10 +281,11 @@ def _mamba(spec: Any, dim: int) -> ModelPart:
     e, n, w, r = spec.expand * dim, spec.states, spec.kernel, spec.rank
     matrices = 3 * dim * e + e * w + e * (r + 2 * n) + r * e
     text = "3 D I + I w + I (r + 2 N) + r I"
+    biases = 2 * e + dim if spec.biases == "all" else 0
     return ModelPart(
         "mamba",
-        matrices + 3 * e + e * n,  # biases of the convolution and of the step, D; A
-        f"{text} + 3 I + I N",
+        matrices + biases + 3 * e + e * n,  # biases of the convolution and of the step, D; A
+        f"{text} + 3 I + I N" + " + 2 I + D" * bool(biases),
         f"I={e} N={n} w={w} r={r}",
         lambda s: 2.0 * matrices,
         f"2 ({text})",
@@ -296,10 +299,11 @@ def _mamba2(spec: Any, dim: int) -> ModelPart:
     h, c = e // spec.head_dim, e + 2 * g * n
     matrices = dim * (e + c + h) + c * w + e * dim
     text = "D (I + C + h) + C w + I D"
+    biases = e + c + h + dim if spec.biases == "all" else 0
     return ModelPart(
         "mamba-2",
-        matrices + c + 3 * h + e,
-        f"{text} + C + 3 h + I",
+        matrices + biases + c + 3 * h + e,
+        f"{text} + C + 3 h + I" + " + I + C + h + D" * bool(biases),
         f"I={e} N={n} w={w} h={h} C=I+2GN={c}",
         lambda s: 2.0 * (matrices + min(s, CHUNK) * (g * n + e) + 2 * e * n),
         f"2 ({text}) + 2 min(s, {CHUNK}) (G N + I) + 4 I N",
@@ -332,15 +336,19 @@ def feed_forward(spec: Any, dim: int) -> ModelPart | None:
         one, shared = feed_forward(spec.expert, dim), feed_forward(spec.shared, dim)
         assert one is not None
         e, k, biased = spec.experts, spec.top_k, spec.router_bias != "none"
-        more = 0 if shared is None else shared.parameters
-        work = 0.0 if shared is None else shared.flops(0)
+        gate = dim * (spec.shared_gate == "sigmoid")
+        more = 0 if shared is None else shared.parameters + gate
+        work = 0.0 if shared is None else shared.flops(0) + 2.0 * gate
+        told, costs = ("", "") if shared is None else (
+            f" + shared ({shared.formula})", f" + {shared.flops_formula} (shared)",
+        )  # fmt: skip
         return ModelPart(
             "experts",
             e * one.parameters + more + dim * e + e * biased,
-            f"E ({one.formula}) + D E" + " + E" * biased + (f" + shared ({shared.formula})" if shared else ""),
+            f"E ({one.formula}) + D E" + " + E" * biased + told + " + D" * bool(gate),
             f"E={e} k={k} {one.where}" + (f" shared {shared.where}" if shared else ""),
             lambda s: k * one.flops(s) + work + 2.0 * dim * e,
-            f"k ({one.flops_formula}) + 2 D E" + (f" + {shared.flops_formula} (shared)" if shared else ""),
+            f"k ({one.flops_formula}) + 2 D E" + costs + " + 2 D" * bool(gate),
             experts=(e, k),
             expert=one.parameters,
         )
