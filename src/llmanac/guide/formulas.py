@@ -262,9 +262,7 @@ def _latent(spec: Any, dim: int) -> ModelPart:
     matrices = asked + dim * (c + r) + c * h * (d + e) + h * e * dim
     query = "D H (d + r)" if q is None else "D q + q H (d + r)"
     text = f"{query} + D (c + r) + c H (d + e) + H e D"
-    extra = _norm(spec.norm, c) + (0 if q is None else _norm(spec.norm, q))
-    if spec.biases == "latent":
-        extra += c + r + dim + (q or 0)
+    extra = _norm(spec.norm, c) + (_norm(spec.norm, q) if q else 0) + (c + r + dim + (q or 0)) * (spec.biases != "none")
     return ModelPart(
         "latent attention",
         matrices + extra,
@@ -281,11 +279,10 @@ def _mamba(spec: Any, dim: int) -> ModelPart:
     e, n, w, r = spec.expand * dim, spec.states, spec.kernel, spec.rank
     matrices = 3 * dim * e + e * w + e * (r + 2 * n) + r * e
     text = "3 D I + I w + I (r + 2 N) + r I"
-    biases = 2 * e + dim if spec.biases == "all" else 0
     return ModelPart(
         "mamba",
-        matrices + biases + 3 * e + e * n,  # biases of the convolution and of the step, D; A
-        f"{text} + 3 I + I N" + " + 2 I + D" * bool(biases),
+        matrices + (2 * e + dim) * (spec.biases == "all") + 3 * e + e * n,
+        f"{text} + 3 I + I N" + " + 2 I + D" * (spec.biases == "all"),
         f"I={e} N={n} w={w} r={r}",
         lambda s: 2.0 * matrices,
         f"2 ({text})",
@@ -299,11 +296,10 @@ def _mamba2(spec: Any, dim: int) -> ModelPart:
     h, c = e // spec.head_dim, e + 2 * g * n
     matrices = dim * (e + c + h) + c * w + e * dim
     text = "D (I + C + h) + C w + I D"
-    biases = e + c + h + dim if spec.biases == "all" else 0
     return ModelPart(
         "mamba-2",
-        matrices + biases + c + 3 * h + e,
-        f"{text} + C + 3 h + I" + " + I + C + h + D" * bool(biases),
+        matrices + (e + c + h + dim) * (spec.biases == "all") + c + 3 * h + e,
+        f"{text} + C + 3 h + I" + " + I + C + h + D" * (spec.biases == "all"),
         f"I={e} N={n} w={w} h={h} C=I+2GN={c}",
         lambda s: 2.0 * (matrices + min(s, CHUNK) * (g * n + e) + 2 * e * n),
         f"2 ({text}) + 2 min(s, {CHUNK}) (G N + I) + 4 I N",
@@ -335,20 +331,16 @@ def feed_forward(spec: Any, dim: int) -> ModelPart | None:
     if spec.name == "experts":
         one, shared = feed_forward(spec.expert, dim), feed_forward(spec.shared, dim)
         assert one is not None
-        e, k, biased = spec.experts, spec.top_k, spec.router_bias != "none"
-        gate = dim * (spec.shared_gate == "sigmoid")
+        e, k, biased, gate = spec.experts, spec.top_k, spec.router_bias != "none", dim * (spec.shared_gate != "none")
         more = 0 if shared is None else shared.parameters + gate
         work = 0.0 if shared is None else shared.flops(0) + 2.0 * gate
-        told, costs = ("", "") if shared is None else (
-            f" + shared ({shared.formula})", f" + {shared.flops_formula} (shared)",
-        )  # fmt: skip
         return ModelPart(
             "experts",
             e * one.parameters + more + dim * e + e * biased,
-            f"E ({one.formula}) + D E" + " + E" * biased + told + " + D" * bool(gate),
+            f"E ({one.formula}) + D E" + " + E" * biased + (f" + shared ({shared.formula})" if shared else ""),
             f"E={e} k={k} {one.where}" + (f" shared {shared.where}" if shared else ""),
             lambda s: k * one.flops(s) + work + 2.0 * dim * e,
-            f"k ({one.flops_formula}) + 2 D E" + costs + " + 2 D" * bool(gate),
+            f"k ({one.flops_formula}) + 2 D E" + (f" + {shared.flops_formula} (shared)" if shared else ""),
             experts=(e, k),
             expert=one.parameters,
         )
