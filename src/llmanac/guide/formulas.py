@@ -233,9 +233,9 @@ def _softmax(spec: Any, dim: int) -> ModelPart | None:
     h, k, d, w = spec.heads, spec.kv_heads, spec.head_dim, spec.window
     matrices = 2 * dim * h * d + 2 * dim * k * d
     formula, extra = "2 D H d + 2 D K d", 0
-    if spec.biases != "none":
+    if spec.biases in ("qkv", "all"):
         formula, extra = f"{formula} + H d + 2 K d", extra + h * d + 2 * k * d
-    if spec.biases == "all":
+    if spec.biases in ("output", "all"):
         formula, extra = f"{formula} + D", extra + dim
     if spec.qk_norm is not None:
         sizes = (d, d) if spec.qk_norm_over == "head" else (h * d, k * d)
@@ -262,11 +262,11 @@ def _latent(spec: Any, dim: int) -> ModelPart:
     matrices = asked + dim * (c + r) + c * h * (d + e) + h * e * dim
     query = "D H (d + r)" if q is None else "D q + q H (d + r)"
     text = f"{query} + D (c + r) + c H (d + e) + H e D"
-    extra = _norm(spec.norm, c) + (0 if q is None else _norm(spec.norm, q))
+    extra = _norm(spec.norm, c) + (_norm(spec.norm, q) if q else 0) + (c + r + dim + (q or 0)) * (spec.biases != "none")
     return ModelPart(
         "latent attention",
         matrices + extra,
-        f"{text} + norms of latents",
+        f"{text} + norms of latents" + " and biases" * (spec.biases == "latent"),
         f"H={h} d={d} r={r} e={e} c={c}" + (f" q={q}" if q else ""),
         lambda s: 2.0 * matrices + 2.0 * h * (d + r + e) * s,
         f"2 ({text}) + 2 H (d + r + e) s",
@@ -281,8 +281,8 @@ def _mamba(spec: Any, dim: int) -> ModelPart:
     text = "3 D I + I w + I (r + 2 N) + r I"
     return ModelPart(
         "mamba",
-        matrices + 3 * e + e * n,  # biases of the convolution and of the step, D; A
-        f"{text} + 3 I + I N",
+        matrices + (2 * e + dim) * (spec.biases == "all") + 3 * e + e * n,
+        f"{text} + 3 I + I N" + " + 2 I + D" * (spec.biases == "all"),
         f"I={e} N={n} w={w} r={r}",
         lambda s: 2.0 * matrices,
         f"2 ({text})",
@@ -298,8 +298,8 @@ def _mamba2(spec: Any, dim: int) -> ModelPart:
     text = "D (I + C + h) + C w + I D"
     return ModelPart(
         "mamba-2",
-        matrices + c + 3 * h + e,
-        f"{text} + C + 3 h + I",
+        matrices + (e + c + h + dim) * (spec.biases == "all") + c + 3 * h + e,
+        f"{text} + C + 3 h + I" + " + I + C + h + D" * (spec.biases == "all"),
         f"I={e} N={n} w={w} h={h} C=I+2GN={c}",
         lambda s: 2.0 * (matrices + min(s, CHUNK) * (g * n + e) + 2 * e * n),
         f"2 ({text}) + 2 min(s, {CHUNK}) (G N + I) + 4 I N",
@@ -331,9 +331,9 @@ def feed_forward(spec: Any, dim: int) -> ModelPart | None:
     if spec.name == "experts":
         one, shared = feed_forward(spec.expert, dim), feed_forward(spec.shared, dim)
         assert one is not None
-        e, k, biased = spec.experts, spec.top_k, spec.router_bias != "none"
-        more = 0 if shared is None else shared.parameters
-        work = 0.0 if shared is None else shared.flops(0)
+        e, k, biased, gate = spec.experts, spec.top_k, spec.router_bias != "none", dim * (spec.shared_gate != "none")
+        more = 0 if shared is None else shared.parameters + gate
+        work = 0.0 if shared is None else shared.flops(0) + 2.0 * gate
         return ModelPart(
             "experts",
             e * one.parameters + more + dim * e + e * biased,

@@ -21,7 +21,7 @@ from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Spec as RoPE
 
 
-class Hybrid(Unrotated):
+class WindowsOrNone(Unrotated):
     """`sliding_window`: null where all layers see all and are rotated."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -49,7 +49,7 @@ FAMILY = Family(
         TIED,
         Rope(),
         alternating(4, 4096),
-        Hybrid(),
+        WindowsOrNone(),
     ),
     writes=UNDROPPED,
 )

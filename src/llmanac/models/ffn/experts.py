@@ -164,4 +164,5 @@ class Experts(nn.Module):
     def flops(self) -> float:
         """Matrix-product FLOPs of one token, forward: k experts, the shared one and the router."""
         shared = 0.0 if self.shared is None else self.shared.flops()
+        shared += 0.0 if self.shared_gate is None else 2.0 * self.shared_gate.weight.numel()
         return self.top_k * float(self.experts[0].flops()) + shared + 2.0 * self.router.weight.numel()
