@@ -122,8 +122,9 @@ if __name__ == "__main__":
                 print(f"{each} {version_of(each)}: {did[each]}", flush=True)
             except (AssertionError, subprocess.SubprocessError) as error:
                 failed.append(each)
+                did[each] = "failed"
                 print(f"{each}: failed\n{error}", flush=True)
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
     if len(did) == len(PACKAGES):
         write_table(did)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
