@@ -101,6 +101,7 @@ def test_vectors_and_both_joined(place: Path, tmp_path: Path, monkeypatch: pytes
         return encode
 
     monkeypatch.setattr(dense.Spec, "encoder", encoder)
+    monkeypatch.setattr(dense.Spec, "prefixes", lambda self: ("", ""))
     given = {"artefact": place / "documents", "on": place / "questions.jsonl", "report": lambda line: None}
     found = compare("retriever", "dense{model=good},dense{model=poor},bm25", folder=tmp_path / "a",
                     patches={"index": str(tmp_path / "i")}, **given)  # fmt: skip

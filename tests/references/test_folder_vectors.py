@@ -85,6 +85,7 @@ def test_a_stopped_renewal_keeps_the_index_and_its_encoder(folder):
 def test_commands_with_an_encoder(folder, capsys, monkeypatch):
     """The command names the encoder once; the index remembers it, its pooling and its dtype."""
     monkeypatch.setattr(Spec, "encoder", lambda self: encode)
+    monkeypatch.setattr(Spec, "prefixes", lambda self: ("", ""))
     for arguments, shown in (
         (["index", str(folder), "--encoder", "small", "--pooling", "cls", "--dtype", "float16"], "6"),
         (["retrieve", str(folder), "install", "-k", "1"], "hybrid: install"),

@@ -154,11 +154,11 @@ def test_relative_reads_few_queries_as_it_reads_many():
         position = randomise(build("position", "relative", clamp=clamp, **SHAPE)).double()
         q, k = (torch.randn(2, HEADS, 20, SIZE, dtype=torch.float64) for _ in range(2))
         places = torch.arange(20)[None]
-        every = position.content_bias(q, k, places, places, True)
+        every = position.content_bias(q, k, places, places, True, None)
         for t in (0, 11, 19):
-            one = position.content_bias(q[:, :, t : t + 1], k, places[:, t : t + 1], places, True)
+            one = position.content_bias(q[:, :, t : t + 1], k, places[:, t : t + 1], places, True, None)
             torch.testing.assert_close(one[:, :, 0, : t + 1], every[:, :, t, : t + 1], rtol=1e-12, atol=1e-12)
-        both = position.content_bias(q, k, places, places, False)
+        both = position.content_bias(q, k, places, places, False, None)
         past = torch.ones(20, 20, dtype=torch.bool).tril()
         torch.testing.assert_close(both[..., past], every[..., past], rtol=1e-12, atol=1e-12)
 

@@ -41,13 +41,9 @@ def cache_folder() -> Path:
     """The user's folder for what can be made again: $LLMANAC_CACHE, else a standard place; it may not exist."""
     if named := os.environ.get("LLMANAC_CACHE"):
         return in_home(named, "LLMANAC_CACHE")
-    if sys.platform == "win32":
-        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        place = "~/Library/Caches"
-    else:
-        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return in_home(place, "LLMANAC_CACHE") / "llmanac"
+    usual = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = {"win32": os.environ.get("LOCALAPPDATA") or "~/AppData/Local", "darwin": "~/Library/Caches"}
+    return in_home(own.get(sys.platform, usual), "LLMANAC_CACHE") / "llmanac"
 
 
 def in_home(place: str, variable: str) -> Path:

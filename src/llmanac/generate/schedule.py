@@ -97,9 +97,9 @@ class PromptPieces:
     """
 
     slower: float | None = None
-    patience: float = 0.0
     decoding: float = 0.0
     token: float = 0.0
+    patience: float = 0.0
 
     @property
     def most(self) -> int | None:
@@ -107,8 +107,8 @@ class PromptPieces:
             return None
         if not self.decoding or not self.token:
             return FIRST_PIECE
-        longest = max(self.slower * self.decoding, self.patience)
-        fits = int(MARGIN * (longest - self.decoding) / self.token)
+        longer = max((self.slower - 1) * self.decoding, self.patience - self.decoding)
+        fits = int(MARGIN * longer / self.token)
         return max(LEAST_PIECE, min(READ_TOKENS, fits))
 
     def add(self, decoding: float, reading: float, tokens: int) -> None:
