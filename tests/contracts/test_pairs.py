@@ -232,6 +232,6 @@ def counts(row):
         model(tokens(1, 32))
     # what a filter is made with, once for all rows, is no part of a token's work
     once = sum(getattr(layer.self_attn, "kernel_flops", lambda n: 0.0)(32) for layer in model.model.layers)
-    # of disentangled positions, what is computed once a pass is shared out over as many tokens as a query sees keys
+    # disentangled positions count both of their products as wide as queries; of grouped keys one is narrower
     near = 0.05 if "disentangled" in title(row) else 0.01
     assert abs((counter.get_total_flops() - once) / (32 * model.forward_flops(32)) - 1) < near
