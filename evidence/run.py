@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != ROOT / "evidence")]
 
 from evidence import _cells, _page, _queue, _verdicts  # noqa: E402
-from llmanac.core import files  # noqa: E402
+from llmanac.core import catalogue, files  # noqa: E402
 from llmanac.core.errors import LlmanacError, nearest  # noqa: E402
 
 PAGES = _cells.PAGES
@@ -164,13 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, found in stale.items():
                 print(f"{name}: stale ({', '.join(found[:4])}); make it again: make evidence STUDY={name}")
             return 1 if stale else 0
-        for name, _ in chosen:
-            if not given.render:
+        if not given.render:
+            for name, _ in chosen:
                 print(run(name, given.seeds))
-            elif _cells.begun(load(name), PAGES / name):
-                print(write(name))
         for path, text in generated_files().items():
             files.write_text(path, text)
+        catalogue.evidence.cache_clear()  # pages of comparisons quote the verdicts' file
+        for name, _ in chosen if given.render else ():
+            if _cells.begun(load(name), PAGES / name):
+                print(write(name))
     except LlmanacError as error:
         print(error, file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ OF = ("ladder_xs", "ladder_s")
 SEEDS, MARGIN, PARTIAL = 0, 0.01, True
 PIECES = tuple(f"{scale}/{arm}" for scale in OF for arm in ARMS)
 DRAWS, SIZES, WANTED = 2000, (0.01, 0.03), 0.8
+REPLICATES, PAIRS = 5, 24  # of a step: what `llmanac compare` quotes, by the rule of all verdicts
 Found = Mapping[str, Mapping[str, Sequence[float]]]  # scale -> arm -> log of bits per byte, by seed
 
 
@@ -116,9 +117,12 @@ def seeds_needed(found: Found, small: str, large: str) -> int | None:
 
 
 def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """For `llmanac compare`: by axis and over all ("") how many pairs there are, how many keep their sign, interval."""
-    found = values(seeds)
-    steps = [(a, b) for a, b in itertools.pairwise(OF) if pairs(found, a, b)]
+    """For `llmanac compare`: by axis and over all ("") how many pairs there are, how many keep their sign, interval.
+
+    A step from one scale to the next counts once it has 24 pairs of five replicates: fewer are an anecdote.
+    """
+    found = {s: {a: got for a, got in arms.items() if len(got) >= REPLICATES} for s, arms in values(seeds).items()}
+    steps = [(a, b) for a, b in itertools.pairwise(OF) if sum(map(len, pairs(found, a, b).values())) >= PAIRS]
     kept = [one for step in steps for one in survival(found, *step)]
     if not kept:
         return {}

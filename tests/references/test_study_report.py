@@ -154,7 +154,7 @@ def test_a_study_in_one_line(tmp_path: Path) -> None:
 
 def test_the_page_leads_with_one_line_an_arm_and_its_verdicts_second() -> None:
     page = render(result())
-    assert page.count('<p class="lead">') == len(VALUES) - 1
+    assert page.count('<p class="lead">') == len(words.sentences(result()))
     heads = page[page.index("<thead>") : page.index("</thead>")].split("</th>")
     assert "verdict" in heads[1]
     row = page[page.index("<td>learned</td>") :].split("</td>")
