@@ -24,6 +24,7 @@ from llmanac.generate.engine import Engine
 from llmanac.web._service import Service
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts
+from llmanac.web.serve import first_answers
 from llmanac.web.several import Several, Slot
 
 
@@ -296,3 +297,10 @@ def test_a_stop_does_not_wait_for_a_model_that_is_loaded():
     asyncio.run(run())
     says.go.set()
     several.close()
+
+
+def test_the_first_answers_leave_nothing_behind() -> None:
+    engine = Engine(HistoryModel(), ByteTokenizer(), drafter="prompt-lookup")
+    first_answers(engine)
+    assert engine.prefix_cache is None and not engine.speculation.paces and not engine.speculation.calls
+    first_answers(Engine(HistoryModel(max_length=4), ByteTokenizer()))  # a context that is shorter than the prompt

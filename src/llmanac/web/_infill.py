@@ -18,17 +18,9 @@ from llmanac.web._errors import ApiError
 from llmanac.web._replies import CompletionReply
 from llmanac.web._wire import (
     MAX_COUNT,
-    Penalty,
-    Repetition,
-    Seed,
+    LocalSampling,
     Sent,
-    Share,
-    Stop,
-    Stops,
-    Temperature,
     Text,
-    TopK,
-    TypicalP,
     Unsupported,
     check_length,
     whole,
@@ -36,7 +28,6 @@ from llmanac.web._wire import (
 
 MAX_FILES = 100
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}  # llama.cpp's
-RENAMED = {"n_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
 
 class Form(NamedTuple):
@@ -66,7 +57,7 @@ class ExtraFile(Sent):
     text: Text = ""
 
 
-class InfillBody(Sent):
+class InfillBody(LocalSampling):
     """POST /infill. Sampling is by llama.cpp's names and defaults; `prompt` is how the filling begins."""
 
     unsupported: ClassVar[Unsupported] = {"grammar": [""], "json_schema": [], "n_probs": [0], "lora": [[]]}
@@ -77,27 +68,14 @@ class InfillBody(Sent):
     prompt: Text = ""
     model: str | None = None
     n_predict: Annotated[int, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: Share | None = None
-    min_p: Share | None = None
-    typical_p: TypicalP | None = None
-    repeat_penalty: Repetition | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Seed | None = None
-    stop: Stop | Stops | None = None
     stream: bool | None = None
 
     def fields(self, model: str, room: int) -> dict[str, Any]:
         """The fields of a request of /v1/completions; `room`: tokens where no number is given."""
-        own = {name for name in type(self).model_fields if not name.startswith("input_")} - {"prompt", "model"}
-        given = {**DEFAULTS, **self.model_dump(exclude_none=True, include=own)}
-        if given.get("seed", 0) == -1:  # llama.cpp's word for a fresh one
-            del given["seed"]
-        if given.get("n_predict", -1) < 0:
-            given["n_predict"] = room
-        return {"model": model, **{RENAMED.get(name, name): value for name, value in given.items()}}
+        found = {"model": model, "max_tokens": room, **self.drawn(DEFAULTS, "n_predict", "stream")}
+        if found.get("seed") == -1:  # llama.cpp's word for a fresh one
+            del found["seed"]
+        return found
 
 
 class Gap(NamedTuple):

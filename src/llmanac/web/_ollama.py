@@ -28,18 +28,10 @@ from llmanac.web._wire import (
     MAX_INPUTS,
     CompletionBody,
     EmbeddingBody,
+    LocalSampling,
     ModelName,
-    Penalty,
-    Repetition,
-    Seed,
     Sent,
-    Share,
-    Stop,
-    Stops,
-    Temperature,
     Text,
-    TopK,
-    TypicalP,
     Unsupported,
     read,
     whole,
@@ -47,34 +39,20 @@ from llmanac.web._wire import (
 from llmanac.web._wire_chat import MAX_MESSAGES, MAX_TOOLS, ChatBody, Tool
 
 LATEST = ":latest"
-RENAMED = {"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"}
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 STARTS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
-class OllamaOptions(Sent):
+class OllamaOptions(LocalSampling):
     """`options`; those of how a model is loaded (num_ctx, num_gpu, ...) change nothing here."""
 
     unsupported: ClassVar[Unsupported] = {"mirostat": [0], "tfs_z": [1]}
 
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    top_k: TopK | None = None
-    min_p: Share | None = None
-    typical_p: TypicalP | None = None
-    repeat_penalty: Repetition | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Seed | None = None
-    stop: Stop | Stops | None = None
     num_predict: Annotated[int, Field(ge=-2, le=MAX_COUNT), BeforeValidator(whole)] | None = None
 
     def fields(self) -> dict[str, Any]:
         """The fields of the other API's request."""
-        given = {**DEFAULTS, **self.model_dump(exclude_none=True, include=set(type(self).model_fields))}
-        if given.get("num_predict", 0) < 0:  # no bound
-            del given["num_predict"]
-        return {RENAMED.get(name, name): value for name, value in given.items()}
+        return self.drawn(DEFAULTS, "num_predict")
 
 
 class OllamaBody(Sent):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +39,12 @@ def plain_name(name: str) -> str:
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     return name
+
+
+def unknown_model(name: str, names: Iterable[str]) -> ApiError:
+    """The error of a request for a model that is not served."""
+    message = f"model: no model is called {name[:100]!r} here; this server has {', '.join(map(repr, names))}"
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 @dataclass(frozen=True)
@@ -129,10 +135,28 @@ class Service:
         if (plain := plain_name(name)) in self.adapters:
             return plain
         if plain != plain_name(self.model_name):
-            known = ", ".join(map(repr, self.names))
-            message = f"model: no model is called {name[:100]!r} here; this server has {known}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise unknown_model(name, self.names)
         return None
+
+    def named(self, loaded: bool = False) -> list[str]:
+        """The names that it answers to."""
+        return [self.model_name, *self.adapters]
+
+    def metrics(self) -> str:
+        return self.worker.page(self.model_name)
+
+    def health(self) -> dict[str, Any]:
+        """What /health says: ok, draining, or lost where an engine's process has ended."""
+        if lost := self.engine.lost():
+            return {"status": "lost", "message": lost}
+        running, waiting = self.worker.counts
+        found: dict[str, Any] = {"status": "draining" if self.worker.draining else "ok"}
+        found |= {"running": running, "waiting": waiting}
+        if self.engine.prefix_cache is not None:
+            found["prefix_cache"] = self.engine.prefix_cache.report()
+        if self.engine.drafter is not None:
+            found["speculation"] = self.engine.speculation.report()
+        return found
 
     def cards(self) -> list[dict[str, Any]]:
         """What /v1/models lists: the model, and itself with each of its adapters."""

@@ -167,33 +167,55 @@ class Structured(Sent):
     )
 
 
-class Body(Sent):
+class Sampling(Sent):
+    """How tokens are drawn, by the names that all forms of requests share."""
+
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: Share | None = None
+    typical_p: TypicalP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Seed | None = None
+    stop: Stop | Stops | None = None
+
+
+class LocalSampling(Sampling):
+    """The same by the names of llama.cpp and Ollama."""
+
+    renamed: ClassVar = {"repeat_penalty": "repetition_penalty", "n_predict": "max_tokens", "num_predict": "max_tokens"}
+
+    repeat_penalty: Repetition | None = None
+
+    def drawn(self, defaults: Mapping[str, float], *further: str) -> dict[str, Any]:
+        """What is given of sampling, and of `further` fields, by OpenAI's names; a negative length is no bound."""
+        own = {*LocalSampling.model_fields, *further}
+        given = {**defaults, **self.model_dump(exclude_none=True, include=own)}
+        found = {self.renamed.get(name, name): value for name, value in given.items()}
+        if found.get("max_tokens", 0) < 0:
+            del found["max_tokens"]
+        return found
+
+
+class Body(Sampling):
     """What both endpoints take. What other servers take too and OpenAI does not: top_k, min_p, typical_p,
     repetition_penalty, stop_token_ids, ignore_eos, min_tokens, prompt_logprobs, structured_outputs, and timeout, the
     seconds after which the request is given up."""
 
     model: ModelName
     max_tokens: Count | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    top_k: TopK | None = None
-    min_p: Share | None = None
-    typical_p: TypicalP | None = None
     repetition_penalty: Repetition | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     logit_bias: (
         Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)] | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
-    stop: Stop | Stops | None = None
     stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Count | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None

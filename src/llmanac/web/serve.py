@@ -24,6 +24,7 @@ from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
+from llmanac.generate.speculative import Speculation
 from llmanac.web._errors import ApiError, json_error
 from llmanac.web._service import Service
 from llmanac.web.asgi import Guard
@@ -35,6 +36,7 @@ from llmanac.web.several import Several, Slot
 GRACE_SECONDS = 3  # how long requests in progress may go on after Ctrl-C
 DRAIN_SECONDS = 30  # the same after SIGTERM, by which a service manager ends a server
 
+REHEARSED = 32  # tokens of a prompt that is answered before clients are
 NOTED_SECONDS = 3  # of compiling, after which a line says so
 LOADING = "the model is loading; try again in a moment"
 COMPILING = "the server is compiling its kernels; this happens once, try again in a moment"
@@ -107,15 +109,15 @@ def serve(
     def made(model: Model) -> Service:
         found, answers = model.load()
         vectors = None if shared is None else shared()
-        service = Service(found, model_name=model.name, assistant=answers, embedder=vectors, **options)
         if loading.state == "loading":
             loading.state = "compiling"
         slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model.name}: compiling its kernels, once ..."])
         slow.daemon = True
         slow.start()
         compile_kernels(found.tokenizer, found.eos_ids, found.model.vocab_size)
+        first_answers(found)
         slow.cancel()
-        return service
+        return Service(found, model_name=model.name, assistant=answers, embedder=vectors, **options)
 
     slots = [Slot(m.name, functools.partial(made, m), m.size, m.adapters) for m in models]
     several = Several(slots, memory, options.get("max_queue", 64))
@@ -134,6 +136,14 @@ def serve(
         loading = Loading(several, hosts, keys)
         loading.ready = ready
         run(loading, claimed)
+
+
+def first_answers(engine: Engine) -> None:
+    """Two short answers, so that what is compiled on first use is compiled before a client waits for it."""
+    longest = engine.model.max_length or REHEARSED
+    prompts = [[0] * min(REHEARSED, max(1, longest - 2)), [0]]
+    engine.generate(prompts, max_new_tokens=2, temperature=1.0, top_p=0.9, seed=0, stop_ids=[])
+    engine.speculation = Speculation(engine.speculation.always)  # its times were those of compiling
 
 
 class Loading:

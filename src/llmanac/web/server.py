@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -23,7 +23,7 @@ from llmanac.generate.engine import Engine
 from llmanac.web import _errors, _messages, _ollama, _openapi, _prepare, _responses
 from llmanac.web._embeddings import reranked, vectors
 from llmanac.web._errors import ApiError
-from llmanac.web._service import Service
+from llmanac.web._service import Service, plain_name, unknown_model
 from llmanac.web._wire import header_of
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts
@@ -86,6 +86,20 @@ def pages(lifespan: Any = None) -> FastAPI:
     return app
 
 
+class Served(Protocol):
+    """What is served at an address: one model, or several."""
+
+    created: int
+
+    def cards(self) -> list[dict[str, Any]]: ...
+
+    def named(self, loaded: bool = False) -> list[str]: ...
+
+    def metrics(self) -> str: ...
+
+    def health(self) -> dict[str, Any]: ...
+
+
 class Answering:
     """Names the service that answers a request."""
 
@@ -93,13 +107,21 @@ class Answering:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["service"] = self.service
+        scope["service"] = scope["about"] = self.service
         await self.app(scope, receive, send)
 
 
 def of(http: Request) -> Service:
-    """The service that answers a request."""
-    found: Service = http.scope["service"]
+    """The service that answers a request. Raises ApiError (503) where no model is loaded."""
+    found: Service | None = http.scope["service"]
+    if found is None:
+        raise ApiError(503, "no model is loaded; ask one first", code="model_not_loaded")
+    return found
+
+
+def about(http: Request) -> Served:
+    """What the address serves."""
+    found: Served = http.scope["about"]
     return found
 
 
@@ -116,8 +138,7 @@ def _api_routes(app: FastAPI) -> None:
 
     @app.get("/v1/models")
     async def models(http: Request) -> dict[str, Any]:
-        service = of(http)
-        return {"object": "list", "data": service.cards()}
+        return {"object": "list", "data": about(http).cards()}
 
     @app.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:
@@ -138,9 +159,10 @@ def _api_routes(app: FastAPI) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def model(http: Request, name: str) -> dict[str, Any]:
-        service = of(http)
-        known = {card["id"]: card for card in service.cards()}
-        return known[name] if name in known else known[service.adapter_of(name) or service.model_name]
+        known = {plain_name(card["id"]): card for card in about(http).cards()}
+        if plain_name(name) not in known:
+            raise unknown_model(name, known)
+        return known[plain_name(name)]
 
 
 def _dialect_routes(app: FastAPI) -> None:
@@ -196,8 +218,8 @@ def _dialect_routes(app: FastAPI) -> None:
     @app.get("/api/tags")
     @app.get("/api/ps")
     async def ollama_tags(http: Request) -> dict[str, Any]:
-        service = of(http)
-        return {"models": [_ollama.card(name, service.created) for name in (service.model_name, *service.adapters)]}
+        names = about(http).named(loaded=http.url.path == "/api/ps")
+        return {"models": [_ollama.card(name, about(http).created) for name in names]}
 
     @app.get("/api/version")
     async def ollama_version(http: Request) -> dict[str, str]:
@@ -207,21 +229,12 @@ def _dialect_routes(app: FastAPI) -> None:
 def _other_routes(app: FastAPI) -> None:
     @app.get("/health")
     async def health(http: Request) -> Any:
-        service = of(http)
-        if lost := service.engine.lost():
-            return JSONResponse({"status": "lost", "message": lost}, status_code=503)
-        running, waiting = service.worker.counts
-        if service.worker.draining:
-            return JSONResponse({"status": "draining", "running": running, "waiting": waiting}, status_code=503)
-        kept = service.engine.prefix_cache
-        cache = {} if kept is None else {"prefix_cache": kept.report()}
-        drafts = {} if service.engine.drafter is None else {"speculation": service.engine.speculation.report()}
-        return {"status": "ok", "running": running, "waiting": waiting, **cache, **drafts}
+        found = about(http).health()
+        return JSONResponse(found, status_code=200 if found["status"] == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics(http: Request) -> Response:
-        service = of(http)
-        return Response(service.worker.page(service.model_name), media_type="text/plain; version=0.0.4")
+        return Response(about(http).metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(http: Request) -> dict[str, Any]:

@@ -17,18 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llmanac.core.errors import LlmanacError, RequestError
-from llmanac.web import _ollama
 from llmanac.web._errors import ApiError, Busy, ShuttingDown
 from llmanac.web._kept import KeptReplies
 from llmanac.web._metrics import joined
 from llmanac.web._pool import Pool
 from llmanac.web._service import Service, plain_name
 from llmanac.web.asgi import unless_disconnected
-from llmanac.web.server import Answering, pages
+from llmanac.web.server import pages
 
 PATIENCE = 30.0  # seconds that a request waits for the others' models to be done with
 SHORT = 2**16  # bytes of a body that are parsed at once, in the event loop
@@ -127,9 +125,10 @@ class Several:
             service.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if len(self.slots) > 1 and scope["method"] in ("GET", "HEAD") and (own := self._about(path)) is not None:
-            await own(scope, receive, send)
+        scope["about"] = self
+        if scope["method"] in ("GET", "HEAD"):  # loads nothing
+            scope["service"] = next(iter(self.services), None)
+            await self._pages(scope, receive, send)
             return
         slot, again = self.slots[0], receive
         if len(self.slots) > 1:
@@ -139,36 +138,29 @@ class Several:
         slot.running += 1  # from here on it is not unloaded
         try:
             if (service := await self._loaded(slot, receive)) is not None:
-                await Answering(self._pages, service)(scope, again, send)
+                scope["service"] = service
+                await self._pages(scope, again, send)
         finally:
             slot.running -= 1
             self._freed.set()
 
-    def _about(self, path: str) -> ASGIApp | None:
-        """Pages about all models, or about none."""
-        if path in ("/", "/version", "/api/version"):
-            return self._pages
-        if path.startswith("/v1/models/"):
-            name = plain_name(path.removeprefix("/v1/models/"))
-            return next((JSONResponse(card) for card in self.cards() if card["id"] == name), None)
-        if path == "/v1/models":
-            return JSONResponse({"object": "list", "data": self.cards()})
-        if path in ("/api/tags", "/api/ps"):
-            shown = [slot for slot in self.slots if path == "/api/tags" or slot.service is not None]
-            names = [name for slot in shown for name in (slot.name, *slot.further)]
-            return JSONResponse({"models": [_ollama.card(name, self.created) for name in names]})
-        if path == "/metrics":
-            pages = [service.worker.page(service.model_name) for service in self.services]
-            return Response(joined(pages), media_type="text/plain; version=0.0.4")
-        if path == "/health":
-            running, waiting = self.counts
-            lost = next((said for service in self.services if (said := service.engine.lost())), None)
-            state = "lost" if lost else "draining" if self.draining else "ok"
-            told = {"status": state, **({"message": lost} if lost else {})}
-            states = {slot.name: "idle" if slot.service is None else "loaded" for slot in self.slots}
-            about = {**told, "running": running, "waiting": waiting, "models": states}
-            return JSONResponse(about, status_code=200 if state == "ok" else 503)
-        return None
+    def named(self, loaded: bool = False) -> list[str]:
+        """The names of all models, or of those that are loaded."""
+        shown = [slot for slot in self.slots if slot.service is not None or not loaded]
+        return [name for slot in shown for name in (slot.name, *slot.further)]
+
+    def metrics(self) -> str:
+        return joined([service.metrics() for service in self.services])
+
+    def health(self) -> dict[str, Any]:
+        each = [service.health() for service in self.services]
+        if len(self.slots) == 1 and each:
+            return each[0]
+        state: dict[str, Any] = {"status": "draining" if self.draining else "ok"}
+        running, waiting = self.counts
+        models = {slot.name: "idle" if slot.service is None else "loaded" for slot in self.slots}
+        lost = next((found for found in each if found["status"] == "lost"), state)
+        return {**lost, "running": running, "waiting": waiting, "models": models}
 
     def cards(self) -> list[dict[str, Any]]:
         """What /v1/models lists; of a model that was never loaded its name alone."""
