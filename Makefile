@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test models wheel test-slow logs-env clients sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models wheel test-slow logs-env clients sandbox-attacks lint docs bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.packages: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -69,6 +69,11 @@ lint: $(BIN)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation as a site, in site/: open site/index.html
+docs: $(BIN)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/llmanac guide --export site/guide
 
 bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/run.py --all

@@ -111,4 +111,4 @@ class Chromium:
         if not os.environ.get("LLMANAC_AXE"):
             return []
         self.call("Runtime.evaluate", expression=Path(os.environ["LLMANAC_AXE"]).read_text("utf-8") + ";0")
-        return self.run("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
+        return self.run("axe.run({preload: false}).then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")

@@ -1,0 +1,57 @@
+"""Hooks of the documentation's site (mkdocs): its front page is README.md, and links that lead out of it become text.
+
+`make docs` calls mkdocs, which calls these. The guide's pages are exported beside the site's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+FURTHER = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
+SHIM = re.compile(r"<script src=\S*iframe-worker/shim\S*></script>")
+LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\(([^()\s]+)\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the front page and how to contribute, which are outside docs/."""
+    for name, file in FURTHER.items():
+        text = (ROOT / file).read_text("utf-8")
+        files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """A page without the links to files that are no pages."""
+    if page.file.src_uri.startswith("evidence/"):
+        page.meta.setdefault("search", {"boost": 0.3})  # what a method is comes before what it showed
+    folder = (Path(config["docs_dir"]) / page.file.src_uri).parent
+
+    def kept(link: re.Match[str]) -> str:
+        text, target = link.groups()
+        place = target.partition("#")[0]
+        found = files.get_file_from_path(_inside(folder / place, config))
+        return link.group() if not place or "://" in place or (found and found.inclusion.is_included()) else text
+
+    return LINK.sub(kept, markdown)
+
+
+def _inside(path: Path, config: Any) -> str:
+    resolved = path.resolve()
+    docs = Path(config["docs_dir"]).resolve()
+    return resolved.relative_to(docs).as_posix() if resolved.is_relative_to(docs) else ""
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The theme's shim for searching from a file is fetched from outside: ours takes its place. No header is empty."""
+    output = re.sub(r"<th\b([^>]*)></th>", r"<td\1></td>", output)
+    return SHIM.sub(f'<script src="{"../" * page.file.dest_uri.count("/")}worker.js"></script>', output)
+
+
+def on_post_build(config: Any) -> None:
+    """A site that is opened from files has no page for addresses that are not there."""
+    (Path(config["site_dir"]) / "404.html").unlink()
