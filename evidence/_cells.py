@@ -86,7 +86,10 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, broken = [], []
     for path in sorted(folder.glob("cells/*.json")):
         try:
-            found.append(records.check(json.loads(path.read_text("utf-8")), KEYS, str(path.name)))
+            cell = records.check(json.loads(path.read_text("utf-8")), KEYS, str(path.name))
+            if path != place(folder, cell["cell"], _key(cell["version"], cell["data"], cell["fingerprint"])):
+                raise DataError(f"{path.name}: is cell {cell['cell']} under another name")
+            found.append(cell)
         except (DataError, ValueError) as error:
             broken.append(str(error) if isinstance(error, DataError) else f"{path.name}: not JSON ({error})")
     return found, broken
@@ -203,7 +206,11 @@ def check_plan(study: ModuleType, folder: Path, keep: bool = False) -> None:
 def key_of(study: ModuleType, folder: Path) -> tuple[str, str, str]:
     """(data, fingerprint, key) of a cell that would be made now."""
     name, data = fingerprint(study, folder)[0], str(study.text_hash()) if hasattr(study, "text_hash") else ""
-    return data, name, hashlib.sha256(f"{version(study)}/{data}/{name}".encode()).hexdigest()[:6]
+    return data, name, _key(version(study), data, name)
+
+
+def _key(of: int, data: str, print_: str) -> str:
+    return hashlib.sha256(f"{of}/{data}/{print_}".encode()).hexdigest()[:6]
 
 
 def place(folder: Path, cell: str, key: str) -> Path:

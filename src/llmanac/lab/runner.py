@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import SpecError
-from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, Hold, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Deadline, Speed, StudyPlan, format_duration, make_plan, round_up
-from llmanac.lab.cache import StudyCache, digest, threads
+from llmanac.lab.cache import StudyCache, digest, read_sealed, threads, write_sealed
 from llmanac.lab.looks import looks_within
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests
 from llmanac.lab.study import Advance, Study, Trial
@@ -157,11 +156,11 @@ def run_applied(
     decided = [trial.parts(arm, 0) for arm in trial.arms]  # texts or questions among them
     definition = digest([decided, question.budget, question.seeds])
     path = folder / PLAN
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_sealed(path) or {}
     count = stored["items"] if stored.get("definition") == definition else None
     if count is None:
         count = trial.fitting(question, started, cache.root)
-        write_json(path, {"definition": definition, "items": count})
+        write_sealed(path, {"definition": definition, "items": count})
     trial.take(count)
     said = trial.words.format(len(trial.items))
     say(f"plan: {said}")
@@ -187,18 +186,19 @@ def run_steps(
     held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads()]
     definition = digest([trial.definition, axis.name, axis.path, asked, *held])
     path = folder / PLAN
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_sealed(path) or {}
     stored = stored if stored.get("definition") == definition else {}
     settled = trial.settle(stored.get("settled"))
     announce(trial.arms, question.baseline, say)
     plan = continued(StudyPlan.from_json(stored["plan"]), question, path, say) if stored else None
     if plan is None:
-        work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
+        work = cache.root / "calibration" / digest([str(folder.resolve()), definition])[:16]
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         try:
             plan = trial.plan(question, started, work, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    write_json(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
+    write_sealed(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
     say_plan(plan, say)
     arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
     tuned = None
