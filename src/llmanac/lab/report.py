@@ -12,7 +12,7 @@ from llmanac.lab import words
 from llmanac.lab.axis import described
 from llmanac.lab.budget import format_duration
 from llmanac.lab.cache import digest
-from llmanac.lab.stats import interval, mean
+from llmanac.lab.stats import BOOTSTRAP, STUDENT, interval, mean
 from llmanac.lab.words import Result
 
 RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
@@ -140,8 +140,9 @@ def _verdict_charts(
         return []
     label, base = words.label(metric), result["baseline"]
     many, shades = max(map(len, values.values())) > 60, _shades(result)
+    how = BOOTSTRAP if result.get("intervals") == BOOTSTRAP.intervals else STUDENT
     levels = [
-        IntervalRow(arm, () if many else v, mean(v), interval(v) if len(v) > 1 else None, shades[arm])
+        IntervalRow(arm, () if many else v, mean(v), how.interval(v) if len(v) > 1 else None, shades[arm])
         for arm, v in values.items()
     ]
     dots = f"no dots: more than 60 {result['replicate']}s" if many else f"dots: one {result['replicate']} each"

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,17 @@ class Applied:
         self.items = self.items[:count]
 
 
+@contextlib.contextmanager
+def _rehearsal(folder: Path, cache: StudyCache, definition: str) -> Iterator[Path]:
+    """A place for what is only timed; what a killed process left in it goes first."""
+    work = cache.root / "calibration" / digest([str(folder.resolve()), definition])[:16]
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def run_applied(
     make: Callable[..., Any], question: RunnerRequest, folder: Path, cache: StudyCache, say: Say
 ) -> dict[str, Any]:
@@ -159,7 +170,8 @@ def run_applied(
     stored = read_sealed(path) or {}
     count = stored["items"] if stored.get("definition") == definition else None
     if count is None:
-        count = trial.fitting(question, started, cache.root)
+        with _rehearsal(folder, cache, definition) as work:
+            count = trial.fitting(question, started, work)
         write_sealed(path, {"definition": definition, "items": count})
     trial.take(count)
     said = trial.words.format(len(trial.items))
@@ -192,12 +204,8 @@ def run_steps(
     announce(trial.arms, question.baseline, say)
     plan = continued(StudyPlan.from_json(stored["plan"]), question, path, say) if stored else None
     if plan is None:
-        work = cache.root / "calibration" / digest([str(folder.resolve()), definition])[:16]
-        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-        try:
+        with _rehearsal(folder, cache, definition) as work:
             plan = trial.plan(question, started, work, say)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     write_sealed(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
     say_plan(plan, say)
     arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
