@@ -28,6 +28,7 @@ from tools import records
 
 PAGES = records.ROOT / "docs" / "evidence"
 KEYS = ("study", "cell", "version", "data", "fingerprint", "values", "seconds", "others")
+CELLS = "cells/[!.]*.json"  # not what is being written
 MOST = 20_000  # bytes of a cell
 DIGITS = 8
 NOISE = 0.01  # smaller numbers are compared as if they were this large: differences of nearly equal ones are rounding
@@ -84,7 +85,7 @@ def wanted(study: ModuleType, seeds: int | None = None) -> list[str]:
 def read(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The cells of a study, and a sentence for each file that is none."""
     found, broken = [], []
-    for path in sorted(folder.glob("cells/*.json")):
+    for path in sorted(folder.glob(CELLS)):
         try:
             cell = records.check(json.loads(path.read_text("utf-8")), KEYS, str(path.name))
             if path != place(folder, cell["cell"], _key(cell["version"], cell["data"], cell["fingerprint"])):
@@ -119,9 +120,8 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
 
 def begun(study: ModuleType, folder: Path) -> bool:
     """Whether there is a cell to make the page of."""
-    return any(
-        any(place.glob("cells/*.json")) for place in (folder, *(folder.parent / n for n in getattr(study, "OF", ())))
-    )
+    places = (folder, *(folder.parent / name for name in getattr(study, "OF", ())))
+    return any(any(place.glob(CELLS)) for place in places)
 
 
 def replicates(study: ModuleType, cells: Sequence[dict[str, Any]]) -> list[Any]:
@@ -225,6 +225,7 @@ def make(study: ModuleType, cell: str, folder: Path, of: tuple[str, str, str]) -
     path = place(folder, cell, key)
     try:
         with locked(records.ROOT / "studies" / "evidence" / f"{folder.name}-{path.stem}.lock", busy="busy"):
+            files.sweep(path)  # what a killed process was writing
             if path.exists() and not any(line.startswith(path.name) for line in read(folder)[1]):
                 return False
             check_plan(study, folder, keep=True)

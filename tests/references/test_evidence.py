@@ -185,6 +185,16 @@ def test_a_broken_cell_is_named_and_made_again_and_never_averaged(
         assert planted.page() == text and path.name in capsys.readouterr().out
 
 
+def test_what_a_killed_process_was_writing_is_no_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Planted(tmp_path, monkeypatch)
+    text = planted.page()
+    first = min(planted.folder.glob("cells/*"))
+    left = first.with_name(f".tmp-{2**22 + 1}-{first.name}")  # no process has this number
+    first.rename(left)
+    assert [cell["cell"] for cell in _cells.read(planted.folder)[0]] == ["1"]
+    assert planted.page() == text and planted.measured[2:] == [(0, "")] and not left.exists()
+
+
 def test_pieces_are_cells_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = Planted(tmp_path, monkeypatch, PIECES=("a", "b"))
     planted.study.show = lambda seeds: [Section("S", [str(seeds)])]
