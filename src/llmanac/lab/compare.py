@@ -20,10 +20,9 @@ from typing import Any
 from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_toml
-from llmanac.core.lock import locked
 from llmanac.core.outputs import check_pages
 from llmanac.core.ranges import seconds
-from llmanac.core.run_folder import LOCK, resolved_file
+from llmanac.core.run_folder import resolved_file
 from llmanac.core.shown import Shown
 from llmanac.core.spec import parse_patches
 from llmanac.lab import report, words
@@ -218,14 +217,13 @@ def compare(
         def command(pins: dict[str, Any], more: dict[str, Any]) -> str:
             return asked_again(kind, arms, changes | pins, _decisive(asked) | more)
 
-    with locked(place / LOCK):  # a second process finds everything in the cache
-        found = RUNNERS[axis.trial](question, place, store, report)
-        pins = _settled(question, found)
-        decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
-        room = {} if decides else {"budget": round_up(2 * question.budget)}
-        found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
-        keep_other(place, found, report)
-        write_study(place, found)
+    found = RUNNERS[axis.trial](question, place, store, report)
+    pins = _settled(question, found)
+    decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
+    room = {} if decides else {"budget": round_up(2 * question.budget)}
+    found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
+    keep_other(place, found, report)
+    write_study(place, found)
     return StudyResult(place, found)
 
 
