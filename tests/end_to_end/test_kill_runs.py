@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import math
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -271,8 +273,11 @@ def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
     import llmanac.lab.compare
     import llmanac.recipes.run
     import llmanac.train.optimizers._adamw_kernel  # noqa: F401
+    from llmanac.lab import trials as kinds_of_trial
     from llmanac.tokenizers.load import train_tokenizer
 
+    for module in pkgutil.iter_modules(kinds_of_trial.__path__, f"{kinds_of_trial.__name__}."):
+        importlib.import_module(module.name)
     random.seed(seed)
     texts(folder)
     tokenizer = train_tokenizer("bpe", [" ".join(WORDS)] * 4, vocab_size=280, special_tokens=["<|endoftext|>"])
