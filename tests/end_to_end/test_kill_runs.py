@@ -39,7 +39,7 @@ COMPARED = {  # kinds of trial: their arms, and what they are asked besides
     "objective": ("dpo,ipo", {"artefact": "base", "data": "pairs.jsonl", "base": None, "seeds": 2}),
 }  # fmt: skip
 KINDS = ("run", "tune", "align", "queue", *COMPARED)
-FINISHED = {"queue": "*/cells/*.json"} | dict.fromkeys(COMPARED, "cache/**/result.json")
+FINISHED = {"queue": "*/cells/[!.]*.json"} | dict.fromkeys(COMPARED, "cache/**/result.json")
 WORDS = [
     "the",
     "cat",
