@@ -28,6 +28,7 @@ from tools import records
 
 PAGES = records.ROOT / "docs" / "evidence"
 KEYS = ("study", "cell", "version", "data", "fingerprint", "values", "seconds", "others")
+CELLS = "cells/[!.]*.json"  # not what is being written
 MOST = 20_000  # bytes of a cell
 DIGITS = 8
 NOISE = 0.01  # smaller numbers are compared as if they were this large: differences of nearly equal ones are rounding
@@ -84,9 +85,12 @@ def wanted(study: ModuleType, seeds: int | None = None) -> list[str]:
 def read(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The cells of a study, and a sentence for each file that is none."""
     found, broken = [], []
-    for path in sorted(folder.glob("cells/*.json")):
+    for path in sorted(folder.glob(CELLS)):
         try:
-            found.append(records.check(json.loads(path.read_text("utf-8")), KEYS, str(path.name)))
+            cell = records.check(json.loads(path.read_text("utf-8")), KEYS, str(path.name))
+            if path != place(folder, cell["cell"], _key(cell["version"], cell["data"], cell["fingerprint"])):
+                raise DataError(f"{path.name}: is cell {cell['cell']} under another name")
+            found.append(cell)
         except (DataError, ValueError) as error:
             broken.append(str(error) if isinstance(error, DataError) else f"{path.name}: not JSON ({error})")
     return found, broken
@@ -116,9 +120,8 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
 
 def begun(study: ModuleType, folder: Path) -> bool:
     """Whether there is a cell to make the page of."""
-    return any(
-        any(place.glob("cells/*.json")) for place in (folder, *(folder.parent / n for n in getattr(study, "OF", ())))
-    )
+    places = (folder, *(folder.parent / name for name in getattr(study, "OF", ())))
+    return any(any(place.glob(CELLS)) for place in places)
 
 
 def replicates(study: ModuleType, cells: Sequence[dict[str, Any]]) -> list[Any]:
@@ -203,7 +206,11 @@ def check_plan(study: ModuleType, folder: Path, keep: bool = False) -> None:
 def key_of(study: ModuleType, folder: Path) -> tuple[str, str, str]:
     """(data, fingerprint, key) of a cell that would be made now."""
     name, data = fingerprint(study, folder)[0], str(study.text_hash()) if hasattr(study, "text_hash") else ""
-    return data, name, hashlib.sha256(f"{version(study)}/{data}/{name}".encode()).hexdigest()[:6]
+    return data, name, _key(version(study), data, name)
+
+
+def _key(of: int, data: str, print_: str) -> str:
+    return hashlib.sha256(f"{of}/{data}/{print_}".encode()).hexdigest()[:6]
 
 
 def place(folder: Path, cell: str, key: str) -> Path:
@@ -218,6 +225,7 @@ def make(study: ModuleType, cell: str, folder: Path, of: tuple[str, str, str]) -
     path = place(folder, cell, key)
     try:
         with locked(records.ROOT / "studies" / "evidence" / f"{folder.name}-{path.stem}.lock", busy="busy"):
+            files.sweep(path)  # what a killed process was writing
             if path.exists() and not any(line.startswith(path.name) for line in read(folder)[1]):
                 return False
             check_plan(study, folder, keep=True)

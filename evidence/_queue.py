@@ -66,7 +66,7 @@ def _current(study: ModuleType, folder: Path, made: Sequence[dict]) -> list[dict
 def work(load: Callable[[str], ModuleType], timed: bool = False, pages: Path = _cells.PAGES) -> int:
     """Make every missing cell; returns how many were made. One that fails is named and left out.
 
-    A timed one is not begun while others compute.
+    A timed one is not begun while others compute. Raises LlmanacError where the disk refuses a cell.
     """
     jobs, keys, made = missing(load, timed, pages), {}, 0
     print(
@@ -87,6 +87,8 @@ def work(load: Callable[[str], ModuleType], timed: bool = False, pages: Path = _
                 keys[job.study] = _cells.key_of(study, folder)
             done = _cells.make(study, job.cell, folder, keys[job.study])
         except LlmanacError as error:  # the other cells do not wait for it
+            if isinstance(error.__cause__, OSError):
+                raise  # a disk that takes no cell takes no other
             print(f"{place} of {len(jobs)}: {job.study} {job.cell} failed: {error}", flush=True)
             continue
         made += done

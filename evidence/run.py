@@ -48,6 +48,7 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 from evidence import _cells, _page, _queue, _verdicts  # noqa: E402
 from llmanac.core import catalogue, files  # noqa: E402
 from llmanac.core.errors import LlmanacError, nearest  # noqa: E402
+from llmanac.core.interrupts import STATUS  # noqa: E402
 
 PAGES = _cells.PAGES
 PAGE = "page.md"
@@ -176,6 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LlmanacError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nStopped; every cell that is made is kept, and the same command continues.", file=sys.stderr)
+        return STATUS
     return 0
 
 

@@ -13,7 +13,8 @@ import pytest
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.lab.compare import StudyResult, compare
-from llmanac.tokenizers.load import train_tokenizer
+from llmanac.models.gguf.write import export_gguf
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PREFERENCES, REWARDS = "dpo,ipo,kto,simpo,orpo", "grpo,rloo,ppo"
@@ -52,6 +53,18 @@ def rewarded(place: Path, arms: str, folder: Path, **options: Any) -> StudyResul
     few = {"sampling.prompts": 4, "sampling.samples": 4, "sampling.tokens": 6, "train.steps": 6}
     patches = few | options.pop("patches", {})
     return ask(place, arms, folder, data="prompts", **{"reward": reward, "patches": patches, **options})
+
+
+def test_a_quantized_model_is_aligned(place: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(place / "model")
+    shape = {"name": "transformer", "dim": 32, "layers": 1, "max_length": 64, "position": "rope", "norm": "rmsnorm"}
+    model = make_method("lm", shape).build(vocab_size=tokenizer.vocab_size).initialise(0)
+    model.generation = {"eos_token_id": tokenizer.eos_id}
+    file = export_gguf(model, tokenizer, tmp_path / "model.gguf", "q8_0")
+    found = ask(place, "dpo,ipo", tmp_path / "study", artefact=file, patches={"train.steps": 3})
+    assert all(value > 0 for values in found.values("kl").values() for value in values)
+    seeds = found.data["pairing"]["seeds"]
+    assert seeds["0"]["tensors_that_differ"] == 0 and seeds["0"]["shared_tensors"] > 9, seeds
 
 
 def test_preferences_are_compared_on_one_measure(place: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything
 once and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume
-where the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not
+where the folder holds a run, else without. It is killed at a random moment of the CPU time that one takes which is not
 killed, so that every state of a folder is met: free, begun, planned, training, measured. What a comparison or the queue
 has finished (the result of a replicate, a cell) is neither made again nor written again.
 """
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
+import math
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -25,9 +28,18 @@ from typing import Any
 import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-LIVES = 4  # kills of a folder before the attempt that may end
-KINDS = ("run", "tune", "align", "compare", "queue")
-FINISHED = {"compare": "cache/**/result.json", "queue": "*/cells/*.json"}
+LIVES = 4  # kills of a folder, at most, before the attempt that may end
+COMPARED = {  # kinds of trial: their arms, and what they are asked besides
+    "position": ("rope,learned", {}),
+    "tokenizer": ("utf8,bpe{vocab_size=300}", {}),
+    "decoding": ("greedy,top-k{k=5}", {"artefact": "base", "seeds": 2}),
+    "quantizer": ("none,int8", {"artefact": "base"}),
+    "retriever": ("bm25,bm25{k1=0.1}", {"artefact": "text", "on": "questions.jsonl", "base": None}),
+    "classifier": ("bow,cbow", {"data": "labelled.jsonl", "on": "labelled.jsonl", "base": None, "seeds": 2}),
+    "objective": ("dpo,ipo", {"artefact": "base", "data": "pairs.jsonl", "base": None, "seeds": 2}),
+}  # fmt: skip
+KINDS = ("run", "tune", "align", "queue", *COMPARED)
+FINISHED = {"queue": "*/cells/[!.]*.json"} | dict.fromkeys(COMPARED, "cache/**/result.json")
 WORDS = [
     "the",
     "cat",
@@ -91,6 +103,10 @@ def texts(folder: Path) -> None:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = [{"question": f"{word} {rng.choice(WORDS)}", "relevant": "03.txt"} for word in WORDS]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    labelled = [{"text": f"{rng.choice(WORDS)} {w} {n}", "label": w} for n in range(12) for w in ("cat", "dog")]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
 
 
 def asked(kind: str, folder: Path) -> Any:
@@ -98,7 +114,7 @@ def asked(kind: str, folder: Path) -> Any:
     from _runs import recipe
 
     train = {"steps": 8, "checkpoint_every": 2, "dtype": "float32", "attention": "plain", "compile": "never"}
-    if kind == "compare":
+    if kind in COMPARED:
         made = recipe(folder / "text")
         return {**made, "train": {**made["train"], **train, "batch_tokens": 128}, "evaluate": {"held_out_bytes": 2000}}  # type: ignore[dict-item]
     if kind == "run":
@@ -122,7 +138,7 @@ def work(kind: str, folder: Path, target: Path) -> None:
 
     torch.set_num_threads(1)
     if kind in FINISHED:
-        result = compared(asked(kind, folder), target) if kind == "compare" else queued(folder, target)
+        result = queued(folder, target) if kind == "queue" else compared(kind, folder, target)
         (folder / f"{target.name}.json").write_text(json.dumps(result), "utf-8")
         return
     given = asked("tune" if kind == "control" else kind, folder)
@@ -148,12 +164,19 @@ def work(kind: str, folder: Path, target: Path) -> None:
     (folder / f"{target.name}.json").write_text(json.dumps([weights, losses]), "utf-8")
 
 
-def compared(base: Any, target: Path) -> Any:
+def compared(kind: str, folder: Path, target: Path) -> Any:
     """What `llmanac compare` finds: every replicate's value, exactly."""
     from llmanac.lab.compare import compare
 
-    asked: dict[str, Any] = {"base": base, "budget": 600, "min_steps": 2, "report": lambda line: None}
-    found = compare("position", "rope,learned", folder=target, cache=target / "cache", **asked)
+    arms, own = COMPARED[kind]
+    given = {name: str(folder / value) if isinstance(value, str) else value for name, value in own.items()}
+    if kind == "objective":
+        steps = {"train.steps": 4, "train.batch_tokens": 128, "train.dtype": "float32", "train.attention": "plain"}
+        given["patches"] = {**steps, "train.compile": "never", "train.checkpoint_every": 2}
+    if kind == "retriever":
+        given["patches"] = {"index": str(target / "index")}
+    asked_ = {"base": asked(kind, folder), "budget": 600, "min_steps": 2, "report": lambda line: None, **given}
+    found = compare(kind, arms, folder=target, cache=target / "cache", **asked_)
     return {label: [value.hex() for value in values] for label, values in found.values().items()}
 
 
@@ -218,58 +241,61 @@ def state(kind: str, target: Path) -> str:
     return "planned" if folder.begun else "begun"
 
 
-def attempt(kind: str, folder: Path, target: Path, seconds: float | None) -> str:
-    """Fork an attempt and kill it after some seconds (None: let it end): done, failed or killed."""
+def attempt(kind: str, folder: Path, target: Path, seconds: float = math.inf) -> str:
+    """Fork an attempt and kill it after some CPU seconds, the same on a busy machine: done, failed or killed."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             with contextlib.redirect_stderr(open(os.devnull, "w")):
                 work(kind, folder, target)
+            (folder / "seconds").write_text(str(time.process_time()))
             code = 0
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
         finally:
             os._exit(code)
-    end = time.monotonic() + (seconds if seconds is not None else 1e9)
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return "done" if os.waitstatus_to_exitcode(status) == 0 else "failed"
-        if time.monotonic() > end:
+    clock = ~child << 3 | 2  # Linux: the CPU clock of a process
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if seconds < math.inf and time.clock_gettime(clock) > seconds:
             os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            return "killed" if os.WIFSIGNALED(status) else "done"
         time.sleep(0.002)
+    status = os.waitpid(child, 0)[1]
+    return "killed" if os.WIFSIGNALED(status) else "failed" if os.waitstatus_to_exitcode(status) else "done"
 
 
 def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    import torch.utils.tensorboard  # noqa: F401 - imported before the forks, as is all that follows
+    import matplotlib.backends.backend_svg  # noqa: F401 - imported before the forks, as is all that follows
+    import torch.utils.tensorboard  # noqa: F401
     from _small_models import transformer
 
+    import llmanac.core.charts
     import llmanac.lab.compare
     import llmanac.recipes.run
     import llmanac.train.optimizers._adamw_kernel  # noqa: F401
+    from llmanac.lab import trials as kinds_of_trial
     from llmanac.tokenizers.load import train_tokenizer
 
+    for module in pkgutil.iter_modules(kinds_of_trial.__path__, f"{kinds_of_trial.__name__}."):
+        importlib.import_module(module.name)
     random.seed(seed)
     texts(folder)
     tokenizer = train_tokenizer("bpe", [" ".join(WORDS)] * 4, vocab_size=280, special_tokens=["<|endoftext|>"])
     model = transformer(vocab_size=tokenizer.vocab_size)
     model.save_pretrained(folder / "base")
     tokenizer.save(folder / "base")
-    assert attempt(kind, folder, folder / "warm", None) == "done"  # compiles
-    begin = time.monotonic()
-    assert attempt(kind, folder, folder / "whole", None) == "done"
-    takes = time.monotonic() - begin
+    assert attempt(kind, folder, folder / "warm") == "done"  # compiles
+    assert attempt(kind, folder, folder / "whole") == "done"
+    takes = float((folder / "seconds").read_text())
     expected = (folder / "whole.json").read_text("utf-8")
     found: dict[str, Any] = {"kills": 0, "folders": 0, "wrong": [], "seconds": round(takes, 2)}
     states: Counter[str] = Counter()
     while found["kills"] < kills:
         target, outcome, kept, before = folder / f"trial-{found['folders']}", "killed", dict[str, str](), found["kills"]
         found["folders"] += 1
-        for life in range(LIVES + 1):
-            outcome = attempt(kind, folder, target, None if life == LIVES else random.random() * takes)
+        lives = 1 + (found["folders"] - 1) % LIVES
+        for life in range(lives + 1):
+            outcome = attempt(kind, folder, target, math.inf if life == lives else random.random() * takes)
             if outcome != "killed":
                 break
             found["kills"] += 1
@@ -280,6 +306,8 @@ def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
             found["wrong"].append([target.name, outcome])
         if kept.items() - finished(kind, target).items():
             found["wrong"].append([target.name, "a finished file was written again"])
+        if kind in COMPARED and (left := [str(p) for p in target.rglob(".tmp*")]):
+            found["wrong"].append([target.name, "left behind", *left])
         if (
             kind == "queue"
             and len((target / "measured.txt").read_text().split()) > Study.SEEDS + found["kills"] - before

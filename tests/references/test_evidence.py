@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -172,12 +173,26 @@ def test_a_broken_cell_is_named_and_made_again_and_never_averaged(
 ) -> None:
     planted = Planted(tmp_path, monkeypatch)
     text = planted.page()
-    path = sorted(planted.folder.glob("cells/*"))[1]
-    for broken in (path.read_text().replace("1.5", "0.1"), path.read_text()[:-20], "[]"):
+    other, path = sorted(planted.folder.glob("cells/*"))
+    made = path.read_text()
+    more = made.replace('"cell"', '"more":1,"cell"')
+    for broken in (
+        made.replace("1.5", "0.1"), made.replace("1.5", "NaN"), made[:-20], "[]", more, "", other.read_text()
+    ):  # fmt: skip
         path.write_text(broken)
         with pytest.raises(DataError, match=re.escape(path.name)):
             evidence.write("t", tmp_path)
         assert planted.page() == text and path.name in capsys.readouterr().out
+
+
+def test_what_a_killed_process_was_writing_is_no_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Planted(tmp_path, monkeypatch)
+    text = planted.page()
+    first = min(planted.folder.glob("cells/*"))
+    left = first.with_name(f".tmp-{2**22 + 1}-{first.name}")  # no process has this number
+    first.rename(left)
+    assert [cell["cell"] for cell in _cells.read(planted.folder)[0]] == ["1"]
+    assert planted.page() == text and planted.measured[2:] == [(0, "")] and not left.exists()
 
 
 def test_pieces_are_cells_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +215,10 @@ def test_like_tables_are_kept_by_column() -> None:
     assert back["none"] is None
 
 
+def _full(*given: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_the_queue_makes_what_is_missing_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,12 +227,18 @@ def test_the_queue_makes_what_is_missing_in_order(
     queue.write_text('[[study]]\nname = "t"\nseeds = 3\nminutes = 2\n[[study]]\nname = "t"\ntimed = true\nseeds = 4\n')
     monkeypatch.setattr(_queue, "FILE", queue)
     planted.stop_at = 1
-    with pytest.raises(KeyboardInterrupt):
-        _queue.work(evidence.load, pages=tmp_path)
+    monkeypatch.setattr(_queue.work, "__defaults__", (False, tmp_path))
+    assert evidence.main(["--queue"]) == 130 and "every cell that is made is kept" in capsys.readouterr().err
     assert _queue.work(evidence.load, pages=tmp_path) == 2 and planted.measured == [(0, ""), (1, ""), (1, ""), (2, "")]
     assert "2 of 2: t 2 made" in capsys.readouterr().out
     assert _queue.work(evidence.load, pages=tmp_path) == 0
     assert [job.cell for job in _queue.missing(evidence.load, True, tmp_path)] == ["3"]
+    for path in planted.folder.glob("cells/[01]*"):
+        path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(_cells.files.os, "replace", _full)
+        assert evidence.main(["--queue"]) == 2 and "cells/0-" in capsys.readouterr().err
+    assert len(planted.measured) == 5 and evidence.main(["--queue"]) == 0 and len(planted.measured) == 7
     queue.write_text('[[study]]\nname = "t"\nhours = 3\n')
     with pytest.raises(DataError, match="no field 'hours'"):
         _queue.entries()

@@ -132,6 +132,13 @@ def test_what_is_not_finite_is_said() -> None:
     assert "Beyond the axis: a inf" in texts(interval_chart([IntervalRow("a", [math.inf], math.inf)], "x", "c"))
 
 
+def test_an_outlying_dot_is_cut_and_no_interval_that_it_widens() -> None:
+    row = IntervalRow("a", [0.0] * 7 + [-0.9], -0.1125, (-0.34, 0.0))
+    chart = interval_chart([row], "x", "c", margin=0.004)
+    (axes,) = chart.figure.axes
+    assert -0.9 < axes.get_xlim()[0] < -0.34 and "Beyond the axis: a -0.9" in axes.get_xlabel()
+
+
 def test_numbers() -> None:
     assert [nice_number(v) for v in (0.00213, 950, 12_345, 3.4e6, 5e12)] == ["0.00213", "950", "12.3k", "3.4M", "5T"]
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,23 @@ def test_a_result_is_kept_and_a_failure_is_not(tmp_path: Path) -> None:
     assert calls == [False, True]  # the second attempt found what the first one left
     assert cache.run({"a": 1}, compute) == ({"value": 1.5}, True)
     assert len(calls) == 2
-    (cache.folder(digest({"a": 1})) / "result.json").write_text('{"value": ')  # a damaged result is computed again
-    assert cache.run({"a": 1}, compute)[1] is False
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t[:9], lambda t: t.replace("1.5", "1.6"), lambda t: t.replace("1.5", "NaN"),
+               lambda t: t.replace('"value"', '"more": 1, "value"'), lambda t: "[1.5]", lambda t: ""],
+)  # fmt: skip
+def test_a_damaged_result_is_named_and_computed_again(
+    change: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = StudyCache(tmp_path)
+    cache.run({"a": 1}, lambda work: {"value": 1.5})
+    file = cache.folder(digest({"a": 1})) / "result.json"
+    assert capsys.readouterr().err == ""
+    file.write_text(change(file.read_text()))
+    assert cache.run({"a": 1}, lambda work: {"value": 2.5}) == ({"value": 2.5}, False)
+    assert f"{file}: is cut or was changed" in capsys.readouterr().err
+    assert cache.run({"a": 1}, lambda work: {}) == ({"value": 2.5}, True)
 
 
 def _compute_slowly(root: str, log: str) -> None:

@@ -187,7 +187,10 @@ def interval_chart(rows: Sequence[IntervalRow], x_label: str, caption: str, *, m
                 axes.plot(row.interval, [place] * 2, color=colour)
             axes.plot(row.dots, [place + 0.24] * len(row.dots), "o", color=colour, alpha=0.55, markersize=3.5)
             axes.plot([row.centre], [place], "s", color=colour, markersize=5)
-        note = _limit(axes.xaxis, values, extra=() if margin is None else (-margin, 0.0, margin))
+        # an outlying dot is cut, never the interval that it widens
+        means = [v for row in rows for v in (row.centre, *(row.interval or ())) if math.isfinite(v)]
+        always = axis_range(means) if means else ()
+        note = _limit(axes.xaxis, values, extra=() if margin is None else (-margin, 0.0, margin), always=always)
         if margin is not None:
             axes.axvspan(-margin, margin, color="#888", alpha=0.13, linewidth=0)
             axes.axvline(0, color="#444", linewidth=0.8, linestyle="--")
@@ -304,13 +307,16 @@ def _legend_columns(names: Sequence[str]) -> int:
     return max(1, min(len(names), int(WIDTH / (0.075 * longest + 0.5))))
 
 
-def _limit(axis: Any, values: Mapping[str, Sequence[float]], extra: Sequence[float] = (), log: bool = False) -> str:
+def _limit(
+    axis: Any, values: Mapping[str, Sequence[float]], extra: Sequence[float] = (), log: bool = False,
+    always: Sequence[float] = (),
+) -> str:  # fmt: skip
     """Set the ends and ticks of an axis; returns a line on what is cut by them, empty where nothing is."""
     scale = _log if log else float
     every = [v for own in values.values() for v in map(scale, own) if math.isfinite(v)] + list(extra)
     every = every or [0.0, 1.0]
     low, high = (min(every), max(every)) if log else axis_range(every)
-    low, high = min(low, *extra, low), max(high, *extra, high)  # what is shown anyway cuts nothing
+    low, high = min((low, *extra, *always)), max((high, *extra, *always))  # what is shown anyway cuts nothing
     outside = {
         name: max(far, key=lambda v: abs(v - (low + high) / 2))
         for name, own in values.items() if (far := [v for v in map(scale, own) if not low <= v <= high])

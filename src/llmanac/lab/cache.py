@@ -9,6 +9,7 @@ Two processes that want the same run share it: the second waits for the first an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -20,8 +21,9 @@ from typing import Any
 
 from llmanac.core.device import torch_is_there
 from llmanac.core.errors import DataError
-from llmanac.core.files import read_json, write_json
+from llmanac.core.files import read_table, write_json
 from llmanac.core.lock import locked
+from llmanac.core.progress import say_once
 
 
 def canonical(data: Any) -> str:
@@ -32,6 +34,23 @@ def canonical(data: Any) -> str:
 def digest(data: Any) -> str:
     """sha256 of the canonical JSON of plain data."""
     return hashlib.sha256(canonical(data).encode()).hexdigest()
+
+
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a table with the digest of what it holds."""
+    write_json(path, {**data, "digest": digest(dict(data))})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where nothing is, or something else, which is named: it is never used."""
+    if not path.is_file():
+        return None
+    with contextlib.suppress(DataError, ValueError):  # cut; NaN has no digest
+        data = read_table(path)
+        if data.pop("digest", None) == digest(data):
+            return data
+    say_once(f"{path}: is cut or was changed after it was written; it is made again")
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -63,12 +82,8 @@ class StudyCache:
         return self.root / key[:2] / key
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The result of a finished run, or None. A result that cannot be read counts as unfinished."""
-        try:
-            data = read_json(self.folder(key) / "result.json")
-        except DataError:
-            return None
-        return data if isinstance(data, dict) else None
+        """The result of a finished run, or None."""
+        return read_sealed(self.folder(key) / "result.json")
 
     def run(self, parts: Mapping[str, Any], compute: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
         """The result for these parts, and whether it was there already.
@@ -89,6 +104,6 @@ class StudyCache:
             if not (folder / "key.json").is_file():
                 write_json(folder / "key.json", dict(parts))
             result = compute(work)
-            write_json(folder / "result.json", result)
+            write_sealed(folder / "result.json", result)
             shutil.rmtree(work, ignore_errors=True)
             return result, False

@@ -41,8 +41,9 @@ def asked_again(
         return _on_the_command_line(what, arms_text(parse_arms(arms)) if arms else None, patches, options)
     except SpecError:
         named = ({"arms": arms} if arms else {}) | dict(options) | ({"patches": dict(patches)} if patches else {})
-        inside = [repr(what), *(f"{name}={plain(value)!r}" for name, value in named.items())]
-        return shlex.join(["python", "-c", f"{python}({', '.join(inside)})"])
+        inside = ", ".join([repr(what), *(f"{name}={plain(value)!r}" for name, value in named.items())])
+        inside = inside if '"' in inside else inside.replace("'", '"')  # the shell's quotes are single ones
+        return shlex.join(["python", "-c", f"{python}({inside})"])
 
 
 def _on_the_command_line(what: str, arms: str | None, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:

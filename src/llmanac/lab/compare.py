@@ -19,7 +19,7 @@ from typing import Any
 
 from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
-from llmanac.core.files import read_json, read_toml
+from llmanac.core.files import read_toml
 from llmanac.core.outputs import check_pages
 from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import resolved_file
@@ -32,7 +32,7 @@ from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import StudyCache, digest, versions
 from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.report import PAGE, RESULT, write_study
+from llmanac.lab.report import PAGE, RESULT, keep_other, write_study
 from llmanac.lab.runner import RunnerRequest, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.tune import parse_tune
@@ -212,17 +212,17 @@ def compare(
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
     store = StudyCache(cache if cache is not None else place.parent / "cache")
-    found = RUNNERS[axis.trial](question, place, store, report)
     if command is None:
 
         def command(pins: dict[str, Any], more: dict[str, Any]) -> str:
             return asked_again(kind, arms, changes | pins, _decisive(asked) | more)
 
+    found = RUNNERS[axis.trial](question, place, store, report)
     pins = _settled(question, found)
     decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
     room = {} if decides else {"budget": round_up(2 * question.budget)}
     found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
-    _keep_other(place, found, report)
+    keep_other(place, found, report)
     write_study(place, found)
     return StudyResult(place, found)
 
@@ -334,20 +334,6 @@ def folder_name(kind: str, labels: Sequence[str]) -> str:
     """A folder's name for a study: letters, digits, dots and hyphens only."""
     text = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([kind, *labels])).strip("-.")
     return text if len(text) <= 80 else f"{text[:70]}-{digest(text)[:8]}"
-
-
-def _keep_other(folder: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Keep an earlier study under another name if its numbers are not in the new one (more arms or seeds only add)."""
-    before = read_json(folder / RESULT).get("values", {}) if (folder / RESULT).is_file() else {}
-    new = {(metric, arm): values for metric, arms in found.get("values", {}).items() for arm, values in arms.items()}
-    old = {(metric, arm): values for metric, arms in before.items() for arm, values in arms.items()}
-    if all(new.get(key, [])[: len(values)] == values for key, values in old.items()):
-        return
-    name = f"study-{digest(before)[:8]}"
-    for path in (folder / RESULT, folder / PAGE):
-        if path.is_file():
-            path.replace(folder / f"{name}{path.suffix}")
-    say(f"the earlier study here has other numbers; its page is kept as {folder / name}.html")
 
 
 def load_study(path: str) -> dict[str, Any]:

@@ -31,11 +31,15 @@ SCALE_TOLERANCE = 1e-6  # relative, each number: float32 rounds at 6e-8, another
 
 
 def initial_tensors(model: nn.Module) -> dict[str, np.ndarray]:
-    """`{"name (shape)": values}` of every parameter; a tied tensor counts once."""
-    return {
-        f"{name} {tuple(parameter.shape)}": parameter.detach().cpu().contiguous().numpy()
+    """`{"name (shape)": values}` of every parameter, a quantized one in its parts; a tied tensor counts once."""
+    from llmanac.models.quantized import Quantized  # torch
+
+    held = {
+        f"{name} {tuple(parameter.shape)} {part}".rstrip(): values
         for name, parameter in model.named_parameters()
+        for part, values in (parameter.parts if isinstance(parameter, Quantized) else {"": parameter}).items()
     }
+    return {name: values.detach().cpu().contiguous().numpy() for name, values in held.items()}
 
 
 def hash_tensor(values: np.ndarray) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llmanac.core.files import write_json, write_text
+from llmanac.core.files import read_json, write_json, write_text
 from llmanac.core.pages import Chart, IntervalRow, Line, Section, interval_chart, line_chart, render_page, table
 from llmanac.lab import words
 from llmanac.lab.axis import described
 from llmanac.lab.budget import format_duration
-from llmanac.lab.stats import interval, mean
+from llmanac.lab.cache import digest
+from llmanac.lab.stats import BOOTSTRAP, STUDENT, interval, mean
 from llmanac.lab.words import Result
 
 RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
@@ -27,6 +28,20 @@ def write_study(folder: Path, result: Result) -> Path:
     write_json(folder / RESULT, dict(result))
     write_text(folder / LINE, "**{}** {}\n".format(*words.summary(result).split(" ", 1)))
     return write_text(folder / PAGE, render(result))
+
+
+def keep_other(folder: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Keep an earlier study under another name if its numbers are not in the new one (more arms or seeds only add)."""
+    before = read_json(folder / RESULT).get("values", {}) if (folder / RESULT).is_file() else {}
+    new = {(metric, arm): values for metric, arms in found.get("values", {}).items() for arm, values in arms.items()}
+    old = {(metric, arm): values for metric, arms in before.items() for arm, values in arms.items()}
+    if all(new.get(key, [])[: len(values)] == values for key, values in old.items()):
+        return
+    name = f"study-{digest(before)[:8]}"
+    for path in (folder / RESULT, folder / PAGE):
+        if path.is_file():
+            path.replace(folder / f"{name}{path.suffix}")
+    say(f"the earlier study here has other numbers; its page is kept as {folder / name}.html")
 
 
 def render(result: Result) -> str:
@@ -125,8 +140,9 @@ def _verdict_charts(
         return []
     label, base = words.label(metric), result["baseline"]
     many, shades = max(map(len, values.values())) > 60, _shades(result)
+    how = BOOTSTRAP if result.get("intervals") == BOOTSTRAP.intervals else STUDENT
     levels = [
-        IntervalRow(arm, () if many else v, mean(v), interval(v) if len(v) > 1 else None, shades[arm])
+        IntervalRow(arm, () if many else v, mean(v), how.interval(v) if len(v) > 1 else None, shades[arm])
         for arm, v in values.items()
     ]
     dots = f"no dots: more than 60 {result['replicate']}s" if many else f"dots: one {result['replicate']} each"

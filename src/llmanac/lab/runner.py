@@ -13,18 +13,19 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmanac.core import files
 from llmanac.core.errors import SpecError
-from llmanac.core.files import read_json, write_json
+from llmanac.core.lock import locked
 from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, Hold, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Deadline, Speed, StudyPlan, format_duration, make_plan, round_up
-from llmanac.lab.cache import StudyCache, digest, threads
+from llmanac.lab.cache import StudyCache, digest, read_sealed, threads, write_sealed
 from llmanac.lab.looks import looks_within
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests
 from llmanac.lab.study import Advance, Study, Trial
@@ -147,6 +148,22 @@ class Applied:
         self.items = self.items[:count]
 
 
+@contextlib.contextmanager
+def _alone(folder: Path, cache: StudyCache, definition: str) -> Iterator[Path]:
+    """One process plans and runs a study at a time: the next one finds its plan and its runs.
+
+    Yields a place for what is only timed. What a killed process left there or was writing goes first.
+    """
+    work = cache.root / "calibration" / definition[:16]
+    with locked(work.with_suffix(".lock"), fix="name another --folder"):
+        files.sweep(folder)
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def run_applied(
     make: Callable[..., Any], question: RunnerRequest, folder: Path, cache: StudyCache, say: Say
 ) -> dict[str, Any]:
@@ -156,20 +173,21 @@ def run_applied(
     announce(trial.arms, question.baseline, say)
     decided = [trial.parts(arm, 0) for arm in trial.arms]  # texts or questions among them
     definition = digest([decided, question.budget, question.seeds])
-    path = folder / PLAN
-    stored = read_json(path) if path.is_file() else {}
-    count = stored["items"] if stored.get("definition") == definition else None
-    if count is None:
-        count = trial.fitting(question, started, cache.root)
-        write_json(path, {"definition": definition, "items": count})
-    trial.take(count)
-    said = trial.words.format(len(trial.items))
-    say(f"plan: {said}")
-    data = {**trial.about["data"], "items": len(trial.items)}
-    about = {"hold": None, "tune": None, "plan": {"words": said}, **trial.about, "data": data}
-    seeds = trial.seeds or question.seeds
-    study = question.study(trial.arms, trial, about, seeds=seeds, tests=trial.tests)
-    return study.run(cache, progress(say), Deadline(question.budget, started, say))
+    with _alone(folder, cache, definition) as work:
+        path = folder / PLAN
+        stored = read_sealed(path) or {}
+        count = stored["items"] if stored.get("definition") == definition else None
+        if count is None:
+            count = trial.fitting(question, started, work)
+            write_sealed(path, {"definition": definition, "items": count})
+        trial.take(count)
+        said = trial.words.format(len(trial.items))
+        say(f"plan: {said}")
+        data = {**trial.about["data"], "items": len(trial.items)}
+        about = {"hold": None, "tune": None, "plan": {"words": said}, **trial.about, "data": data}
+        seeds = trial.seeds or question.seeds
+        study = question.study(trial.arms, trial, about, seeds=seeds, tests=trial.tests)
+        return study.run(cache, progress(say), Deadline(question.budget, started, say))
 
 
 def run_steps(
@@ -186,35 +204,32 @@ def run_steps(
     asked = [[text.label, text.value, list(text.patches or ())] for text in question.texts]
     held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads()]
     definition = digest([trial.definition, axis.name, axis.path, asked, *held])
-    path = folder / PLAN
-    stored = read_json(path) if path.is_file() else {}
-    stored = stored if stored.get("definition") == definition else {}
-    settled = trial.settle(stored.get("settled"))
-    announce(trial.arms, question.baseline, say)
-    plan = continued(StudyPlan.from_json(stored["plan"]), question, path, say) if stored else None
-    if plan is None:
-        work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
-        try:
+    with _alone(folder, cache, definition) as work:
+        path = folder / PLAN
+        stored = read_sealed(path) or {}
+        stored = stored if stored.get("definition") == definition else {}
+        settled = trial.settle(stored.get("settled"))
+        announce(trial.arms, question.baseline, say)
+        plan = continued(StudyPlan.from_json(stored["plan"]), question, path, say) if stored else None
+        if plan is None:
             plan = trial.plan(question, started, work, say)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    write_json(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
-    say_plan(plan, say)
-    arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
-    tuned = None
-    if question.factors:
-        sweep = copy.copy(trial)
-        sweep.tuning = True
-        stepping = [arm for arm in arms if plan.speed[arm.label].step_seconds]
-        best, tuned = tune(sweep, stepping, question.factors, cache, progress(say))
-        chosen = {arm.label: arm for arm in best}
-        arms = [chosen.get(arm.label, arm) for arm in arms]
-    about = {"hold": question.hold, "tune": tuned, "plan": plan.as_json(), **trial.about}
-    expected = {label: plan.seconds_of(label) for label in plan.steps}
-    study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
-    result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
-    trial.finish(result)
-    return result
+        write_sealed(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
+        say_plan(plan, say)
+        arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
+        tuned = None
+        if question.factors:
+            sweep = copy.copy(trial)
+            sweep.tuning = True
+            stepping = [arm for arm in arms if plan.speed[arm.label].step_seconds]
+            best, tuned = tune(sweep, stepping, question.factors, cache, progress(say))
+            chosen = {arm.label: arm for arm in best}
+            arms = [chosen.get(arm.label, arm) for arm in arms]
+        about = {"hold": question.hold, "tune": tuned, "plan": plan.as_json(), **trial.about}
+        expected = {label: plan.seconds_of(label) for label in plan.steps}
+        study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
+        result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+        trial.finish(result)
+        return result
 
 
 def continued(plan: StudyPlan, question: RunnerRequest, path: Path, say: Say) -> StudyPlan | None:

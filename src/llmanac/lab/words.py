@@ -130,7 +130,8 @@ def sentences(result: Result) -> list[str]:
     for c in result["comparisons"].get(metric["name"], []):
         what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
         untuned = ", untuned" if _untuned(result) and c["low"] is not None else ""
-        out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}{untuned}).")
+        between = "no interval" if c["low"] is None else f"95% interval {interval(c)}"
+        out.append(f"{what}, {name} {difference(c)} ({between}{untuned}).")
     if result["baseline"] in result["failed"]:
         out.append(f"Nothing can be compared: {result['baseline']}, the baseline, failed.")
     for arm, messages in result["failed"].items():

@@ -11,8 +11,8 @@ Arms: the quantizers by name, `gguf{type=q8_0}` for the blocks of a .gguf file, 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ from llmanac.models.quantized import stored_bytes
 from llmanac.models.targets import find_targets
 from llmanac.recipes.quantize import CALIBRATION, LENGTH, alternating_rates
 
-MEASURE_VERSION, PROMPT = 1, 32
+MEASURE_VERSION, PROMPT = 2, 32
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 15, 64
 AS_IT_IS, BLOCKS = "none", "gguf"
 
@@ -114,6 +114,7 @@ class QuantizingTrial(Applied):
         Metric("kl", "nat/token", "lower", "KL from the model as it is"),
     )
     costs: tuple[Metric, ...] = (
+        Metric("perplexity", "", "lower"),
         Metric("bits", "bit", "lower", "bits a parameter"),
         Metric("model_bytes", "B", "lower", "weights in memory"),
         Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed, 1 row"),
@@ -176,14 +177,14 @@ class QuantizingTrial(Applied):
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Quantize, compare on every document, and time both models in turns."""
-        with tempfile.TemporaryDirectory() as folder:
-            changed, bits = self.quantized(arm.spec, Path(folder))
-            found = [divergence(self.subject.model, changed, one) for one in self.items]
-            models, prompt = (changed, self.subject.model), self.items[0].ids[0, :PROMPT].tolist()
-            speeds = {rows: alternating_rates(models, prompt, rows, time.process_time) for rows in (1, 8)}
+        changed, bits = self.quantized(arm.spec, work)
+        found = [divergence(self.subject.model, changed, one) for one in self.items]
+        models, prompt = (changed, self.subject.model), self.items[0].ids[0, :PROMPT].tolist()
+        speeds = {rows: alternating_rates(models, prompt, rows, time.process_time) for rows in (1, 8)}
         ratio = {rows: statistics.median(a / b for a, b in zip(*one, strict=True)) for rows, one in speeds.items()}
         costs: dict[str, float | None] = {
-            "bits": bits, "model_bytes": bits * self.subject.model.parameter_count() / 8,
+            "perplexity": math.exp(statistics.fmean(one.after for one in found)), "bits": bits,
+            "model_bytes": bits * self.subject.model.parameter_count() / 8,
             "decode_tokens_per_second": statistics.median(speeds[1][0]), "decode_8": statistics.median(speeds[8][0]),
             "decode_ratio": ratio[1], "decode_ratio_8": ratio[8],
         }  # fmt: skip

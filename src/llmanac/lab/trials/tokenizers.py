@@ -178,7 +178,7 @@ class TokenizerTrial(Applied):
         Metric("encode_rate", "B/s", "higher", "encoding speed, one document after another"),
     )
     replicate = "document"
-    words = "Each arm is trained once and encodes {} held-out documents."
+    words = "Each arm is trained once. Held-out documents that it encodes: {}."
 
     def __init__(self, texts: HeldOutTexts) -> None:
         self.texts, self.items = texts, texts.held_out
