@@ -50,6 +50,20 @@ BERT = {
     "intermediate_size": 56,
     "max_position_embeddings": 64,
 }
+BART = {
+    "vocab_size": 61,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 56,
+    "decoder_ffn_dim": 56,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 3,
+    "pad_token_id": None,
+    "forced_eos_token_id": None,
+}
 BASES = {
     "bert": BERT,
     "roberta": BERT,
@@ -75,6 +89,10 @@ BASES = {
         "max_position_embeddings": 64,
     },
     "modernbert": {**BERT, "pad_token_id": 0},
+    "mt5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
+    **dict.fromkeys(("bart", "mbart"), BART),
+    "marian": {**BART, "scale_embedding": True},
+    "pegasus": {**BART, "scale_embedding": True},
     "t5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     "mixtral": {**EXPERTS, "num_local_experts": 4},
@@ -404,10 +422,20 @@ CASES = {
         "position_buckets": -1, "max_relative_positions": 20, "type_vocab_size": 2, "hidden_act": "relu",
     },
     "deberta-v2, bare, far buckets": {"position_buckets": 20, "max_relative_positions": 300},
+    "mt5": {},
+    "bart": {"decoder_layers": 3},
+    "bart, scaled, relu, other sizes": {
+        "scale_embedding": True, "activation_function": "relu",
+        "encoder_attention_heads": 2, "decoder_ffn_dim": 40,
+    },
+    "mbart": {"scale_embedding": True},
+    "marian": {},
+    "pegasus": {},
     "t5": {"num_decoder_layers": 3},
     "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
 ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2")
+READING = ("t5", "mt5", "bart", "mbart", "marian", "pegasus")  # a source
 
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -427,7 +455,7 @@ def auto(case):
         return AutoModel
     if kind_of(case) in ENCODERS:
         return AutoModelForMaskedLM
-    return AutoModelForSeq2SeqLM if kind_of(case) == "t5" else AutoModelForCausalLM
+    return AutoModelForSeq2SeqLM if kind_of(case) in READING else AutoModelForCausalLM
 
 
 def values(out):
@@ -440,9 +468,9 @@ SOURCE = tokens(3, 13, seed=5), torch.tensor([13, 4, 9])
 
 
 def ours_batch(case, ids, **fields):
-    """The batch that our model of a case reads: encoders see both sides, T5 a source for each row."""
+    """The batch that our model of a case reads: encoders see both sides, others a source for each row."""
     rows = torch.arange(len(ids)) % 3
-    if kind_of(case) == "t5":
+    if kind_of(case) in READING:
         fields["source"] = Batch(ids=SOURCE[0][rows], lengths=SOURCE[1][rows])
     return Batch(ids=ids, mask="bidirectional" if kind_of(case) in ENCODERS else "causal", **fields)
 
@@ -456,10 +484,17 @@ def theirs_on(model, case, ids, mask=None, first=0):
     """The outputs of transformers' model for the same rows, of which the first is `first`."""
     rows = (torch.arange(len(ids)) + first) % 3
     mask = None if mask is None else mask.long()
-    if kind_of(case) != "t5":
+    if kind_of(case) not in READING:
         return values(model(ids, attention_mask=mask))
     real = (torch.arange(13) < SOURCE[1][rows][:, None]).long()
     return values(model(input_ids=SOURCE[0][rows], attention_mask=real, decoder_input_ids=ids))
+
+
+def fixed(model):
+    """Set the sines of positions again, which were drawn with the parameters."""
+    for module in model.modules():
+        if hasattr(module, "create_weight"):
+            module.weight.data.copy_(module.create_weight())
 
 
 def theirs(case, attention="eager"):
@@ -470,6 +505,7 @@ def theirs(case, attention="eager"):
     built = auto(case).from_config(config, **{**EAGER, "attn_implementation": attention}, **options)
     built = randomise(built)
     built.tie_weights()
+    fixed(built)
     for module in built.modules():
         if hasattr(module, "e_score_correction_bias"):
             module.e_score_correction_bias.copy_(torch.linspace(0.3, -0.3, module.num_experts))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from _families import BASES, CASES, EAGER, LLAMA, ours_batch, ours_of, ours_on, theirs
+from _families import BASES, CASES, EAGER, LLAMA, READING, ours_batch, ours_of, ours_on, theirs
 from _small_models import block, tokens, transformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -211,9 +211,15 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "mpnet": ("relative_attention_num_buckets", 64, "relative_attention_num_buckets = 64 is not supported"),
     "electra": ("embedding_size", 0, "embedding_size is 0, expected a number above 0"),
     "deberta-v2": ("share_att_key", False, "share_att_key = False is not supported"),
-    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id"),
+    **dict.fromkeys(
+        ("t5", "mt5", "mbart"), ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id")
+    ),
+    "bart": ("normalize_before", True, "normalize_before = True is not supported"),
+    "marian": ("share_encoder_decoder_embeddings", False, "_decoder_embeddings = False is not supported"),
+    "pegasus": ("scale_embedding", False, "scale_embedding = False is not supported"),
 }
 ACTIVATION = {"modernbert": "hidden_activation", "t5": "feed_forward_proj", "distilbert": "activation"}
+ACTIVATION |= {"mt5": "feed_forward_proj", **dict.fromkeys(READING[2:], "activation_function")}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -478,7 +484,7 @@ def test_a_key_of_the_class_that_is_not_read_has_its_default(kind, tmp_path):
             assert load_model(changed(path, config, **{other: config[key]}), device="cpu").spec == ours.spec
             with pytest.raises(CheckpointError, match=f"{other}|{key}"):
                 load_model(changed(path, config, **{other: 13}), device="cpu")
-    if kind != "t5":
+    if kind not in READING:
         assert load_model(changed(path, config, is_encoder_decoder=False), device="cpu").spec == ours.spec
         with pytest.raises(CheckpointError, match="is_encoder_decoder = True is not known"):
             load_model(changed(path, config, is_encoder_decoder=True), device="cpu")

@@ -62,6 +62,22 @@ MODELS = {
     "mixtral": {"blocks": block({"name": "multi-head", "heads": 4, "kv_heads": 2}, EXPERTS)},
     "qwen3-moe": {"blocks": block(QWEN3, {**EXPERTS, "experts": 20, "top_k": 4, "gates": "score", "scale": 2.0})},
     "one-expert": {"blocks": block("multi-head", {**EXPERTS, "top_k": 1})},
+    "granite": {
+        "blocks": [{**block(QWEN3)[0], "branch_scale": 0.3}], "embedding_scale": 5.0,
+        "head": {"name": "linear", "scale": 0.4, "bias": "learned"},
+    },
+    "glm": {"blocks": block(QWEN3), "position": {"name": "rope", "rotary_fraction": 0.5, "layout": "pairs"}},
+    "olmo2": {"blocks": [{"name": "sandwich", "mixer": {**QWEN3, "qk_norm_over": "all-heads"}, "norms": "after"}]},
+    "starcoder2": {
+        "blocks": block({"name": "multi-head", "biases": "all"}, {"name": "gelu-tanh", "biases": "all"}),
+        "norm": "layernorm",
+    },
+    "phi": {
+        "blocks": [{"name": "parallel", "mixer": "multi-head", "ffn": "gelu"}], "norm": "layernorm",
+        "position": {"name": "rope", "layout": "pairs"},
+    },
+    "nemotron": {"blocks": block("multi-head", "relu-squared"), "norm": {"name": "layernorm", "offset": 1.0}},
+    "olmo": {"norm": {"name": "layernorm", "weight": "none", "bias": "none"}},
     "odd": {"dim": 44, "blocks": block(*ODD)},
     **{name: {"position": {"name": "rope", "scaling": scaling}} for name, scaling in SCALINGS.items()},
 }  # fmt: skip
@@ -109,6 +125,7 @@ def test_bfloat16_weights_are_read_in_place_and_computed_with_in_float32():
 
 @pytest.mark.parametrize(("weights", "name"), [
     *((kind, "llama") for kind in ("own", "q8_0", "q4_0", "q4_1")), ("own", "mixtral"), ("q8_0", "qwen3-moe"),
+    ("q8_0", "phi"), ("q4_0", "olmo2"),
 ])  # fmt: skip
 def test_forms_and_threads_give_the_same_bits(weights, name):
     model, ids = small(name, dim=64), tokens(3, 37)
@@ -133,7 +150,7 @@ def test_keys_in_less_memory_are_near_those_in_float32(name):
     engines = [Engine(model, runner=f"native:{kind}", prefix_cache_bytes=1 << 22) for kind in kinds]
     assert [engine.native.keys for engine in engines] == list(kinds)
     exact, half, eighth = (torch.cat(read(engine.native, *ids)).log_softmax(-1) for engine in engines)
-    assert 0 < (exact - half).abs().max() < 0.01
+    assert 0 < (exact - half).abs().max() < 0.02  # squares double what was rounded
     kl = (exact.exp() * (exact - eighth)).sum(-1)
     print(f"{name}: KL {kl.mean():.1e}, median {kl.median():.1e} of keys in q8_0")
     assert (exact - half).abs().max() < (exact - eighth).abs().max()
@@ -343,8 +360,11 @@ def test_changed_weights_are_read_again():
     [
         (lambda: small().double(), "float64"),
         (lambda: transformer(blocks=block("gru"), position="none", dtype=torch.float32), "GRU"),
-        (lambda: transformer(blocks=block(ffn="relu"), dtype=torch.float32), "MLP"),
-        (lambda: transformer(norm="layernorm", dtype=torch.float32), "LayerNorm"),
+        (lambda: small(blocks=block({**QWEN3, "qk_norm": "layernorm"})), "LayerNorm"),
+        (lambda: small(blocks=[{"name": "parallel", "norms": "two"}]), "a norm of its own"),
+        (lambda: small(blocks=[*block(), {**block()[0], "branch_scale": 0.5}]), "different shapes"),
+        (lambda: small(blocks=[*block(), {**block()[0], "position": MODELS["phi"]["position"]}]), "different pairs"),
+        (lambda: small(blocks=block({"name": "multi-head", "clip": 2.0})), "clip"),
         (lambda: transformer(position="alibi", dtype=torch.float32), "positions"),
         (lambda: small(blocks=block(ffn={**EXPERTS, "shared": "swiglu"})), "shared"),
         (lambda: small(blocks=block(ffn={**EXPERTS, "scoring": "sigmoid"})), "scoring"),

@@ -254,6 +254,22 @@ def test_terms_are_added_to_packed_products(low_rank, weights, bound):
     assert errors.max() < bound and changes.min() > 4 * bound, (errors, changes)
 
 
+def test_terms_of_layers_without_a_gate():
+    block = {"name": "parallel", "mixer": {"name": "multi-head", "biases": "all"}, "ffn": "gelu"}
+    model = transformer(vocab_size=VOCABULARY, dtype=torch.float32, blocks=[block], norm="layernorm")
+    _, transform = trained(model, {"name": "lora", "rank": 3, "targets": ["all-linear"]}, 1)
+    engine = Engine(model, ByteTokenizer(), adapters={"all": transform})
+    found = []
+    for runner in (
+        NativeRunner(NativeModel(model, threads=1), registry=engine.registry),
+        TorchRunner(model, registry=engine.registry),
+    ):
+        runner.extend([PROMPTS[0]] * 2, 64, adapters=["all", None])
+        with torch.no_grad():
+            found.append(torch.from_numpy(runner.read(0, [PROMPTS[0]] * 2, every=True)).log_softmax(-1))
+    assert (found[0] - found[1]).abs().max() < 1e-4 < 0.01 < (found[1][0] - found[1][1]).abs().max()
+
+
 def test_what_the_native_runner_does_not_compute_is_refused(tmp_path):
     model, given, _ = setting(tmp_path, ("wide", "small", "lengths", "prompt", "prefix"), dtype=torch.float32)
     for name in ("small", "lengths", "prompt", "prefix"):

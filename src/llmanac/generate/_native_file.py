@@ -30,6 +30,7 @@ from llmanac.models.scaling import Scaling
 
 LOCAL = 10_000.0  # theta of layers with a window, where a file has another for the others
 SANDWICH, NORMED = ("gemma2", "gemma3_text"), ("qwen3", "gemma3_text")  # families with four norms, with normed queries
+READ = ("llama", "granite", "qwen2", "qwen3", "phi3", "gemma", *SANDWICH)  # families whose files it reads by itself
 FUSED = {"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")}
 
 
@@ -65,8 +66,8 @@ class FileModel:
             return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
         config = PackedFile(path).config
         scaling = config.get("rope_scaling", {})
-        if any(key in config for key in ("residual_multiplier", "embedding_multiplier", "logits_scaling")):
-            return "factors of embeddings, of what layers add or of logits"
+        if config["model_type"] not in READ:
+            return f"files of the family {config['model_type']}"
         if scaling.get("rope_type") == "longrope":
             return "positions that depend on more than a token's place"
         return None
@@ -84,7 +85,7 @@ class FileModel:
         types = c.get("layer_types", ["sliding_attention"] * layers)
         windows = tuple(window if kind == "sliding_attention" else 0 for kind in types)
         caps = (50.0, 30.0) if c["model_type"] == "gemma2" else (None, None)
-        scalar = c.get("query_pre_attn_scalar") or size
+        scale = c.get("attention_multiplier") or (c.get("query_pre_attn_scalar") or size) ** -0.5
         local = [bool(w) for w in windows] if c["model_type"] == "gemma3_text" else [False] * layers
         return Shape(
             vocab_size=self.vocab_size, dim=c["hidden_size"], inner=c["intermediate_size"],
@@ -92,8 +93,9 @@ class FileModel:
             activation="gelu-tanh" if gemma else "silu", post=c["model_type"] in SANDWICH, eps=c["rms_norm_eps"],
             qk_eps=c["rms_norm_eps"] if c["model_type"] in NORMED else None, windows=windows,
             rotations=tuple(sorted(set(local), key=local.index).index(own) for own in local),
-            scales=((scalar**-0.5, c.get("attn_logit_softcapping", caps[0]) or 0.0),) * layers,
-            softcap=c.get("final_logit_softcapping", caps[1]),
+            scales=((scale, c.get("attn_logit_softcapping", caps[0]) or 0.0),) * layers,
+            softcap=c.get("final_logit_softcapping", caps[1]), branch_scale=c.get("residual_multiplier", 1.0),
+            head_scale=1.0 / c.get("logits_scaling", 1.0),
         )  # fmt: skip
 
     def _check_tensors(self) -> None:
@@ -177,8 +179,9 @@ class FileModel:
     def bias(self, name: str) -> Array | None:
         return self._vector(f"{name}.bias") if f"{name}.bias" in self._shapes else None
 
-    def scale(self, name: str) -> Array:
-        return self._vector(f"{name}.weight") + np.float32(self.file.table.shift)
+    def norm(self, name: str) -> Array:
+        weight = self._vector(f"{name}.weight") + np.float32(self.file.table.shift)
+        return np.stack([weight, np.zeros_like(weight)])
 
     def _vector(self, name: str) -> Array:
         found = self.file.vector(name)
@@ -207,7 +210,8 @@ class FileModel:
         x = KINDS[found.kind].float32(found.data[ids])
         self.file.file.mapped.release()  # for each row the system maps its neighbourhood
         gemma = self.config["model_type"].startswith("gemma")
-        return x * np.float32(self.config["hidden_size"] ** 0.5) if gemma else x
+        factor = self.config["hidden_size"] ** 0.5 if gemma else self.config.get("embedding_multiplier", 1.0)
+        return x if factor == 1 else x * np.float32(factor)
 
 
 def _scaling(table: dict[str, Any]) -> Scaling | None:
@@ -231,8 +235,10 @@ class Shape:
     Attributes:
         dim, inner: D, and the width of the gated layer; heads, kv_heads, head_dim: of attention.
         activation: of the gated layer, by its name in `models/ffn`.
-        post: whether a norm follows each part too.
-        eps, qk_eps: of norms; of those of queries and keys, None without them.
+        before, post: whether a norm precedes each part, and follows it; parallel: whether both parts read the first.
+        eps, qk_eps: of norms; of those of queries and keys, None without them; centred: whether norms are LayerNorms.
+        plain: whether the feed-forward layer has no gate; pairs: whether neighbours turn together, not halves.
+        branch_scale, head_scale: what is multiplied with what a part adds, and with what the head reads.
         windows: of each layer, 0 for none; rotations: which table turns its queries and keys, -1 for none.
         scales: what each layer's scores are multiplied by, and their soft cap, 0 for none.
         softcap: of the logits, or None.
@@ -256,6 +262,13 @@ class Shape:
     softcap: float | None = None
     experts: int = 0
     routing: tuple[int, bool, float] = (0, False, 1.0)
+    before: bool = True
+    parallel: bool = False
+    centred: bool = False
+    plain: bool = False
+    pairs: bool = False
+    branch_scale: float = 1.0
+    head_scale: float = 1.0
 
 
 class Matrix(NamedTuple):
@@ -301,8 +314,8 @@ class ModelNumbers(Protocol):
     def bias(self, name: str) -> Array | None:
         """(N,) float32 of a product, None where it has none."""
 
-    def scale(self, name: str) -> Array:
-        """What a norm multiplies by, float32."""
+    def norm(self, name: str) -> Array:
+        """(2, ...) float32, what a norm multiplies by and what it adds."""
 
     def tables(self, tokens: int) -> list[tuple[Array, Array]]:
         """Cosines and sines (tokens, pairs) float32 of each rotation."""

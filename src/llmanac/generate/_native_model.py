@@ -129,6 +129,9 @@ class NativeModel:
             for group, kept in zip(PRODUCTS, biases, strict=True):
                 offset, bias = 0, []
                 for product in (f"{mlp if name in MLP else f'{layer}.self_attn'}.{name}" for name in group):
+                    if shape.plain and product.endswith("gate_proj"):
+                        lines.append([0] * 6)  # a product without rows
+                        continue
                     lines.append([*self._matrix(product), offset])
                     rows = lines[-1][2]
                     offset += _filled(rows)
@@ -137,10 +140,12 @@ class NativeModel:
                 if bias:
                     kept.append(np.concatenate(bias)[: offset if len(group) > 1 else rows])
             matrices.append(lines)
-            used = FOUR if shape.post else [name for name in FOUR[:2] for _ in range(2)]
-            norms.append([source.scale(f"{layer}.{name}") for name in used])
+            second = FOUR[not shape.parallel]
+            used = FOUR if shape.post else (FOUR[0], FOUR[0], second, second)
+            norms.append([source.norm(f"{layer}.{name}") for name in used])
             if shape.qk_eps is not None:
-                qk_norms.append([source.scale(f"{layer}.self_attn.{name}_norm") for name in "qk"])
+                pair = [source.norm(f"{layer}.self_attn.{name}_norm")[0] for name in "qk"]
+                qk_norms.append([np.pad(weights, (0, len(pair[0]) - len(weights))) for weights in pair])
         number = np.dtype(KEYS[self.keys]).itemsize
         top_k, share, scale = shape.routing
         sizes = [
@@ -148,10 +153,11 @@ class NativeModel:
             attention(self.keys, self.form), number, top_k, share, self.width * number,
         ]  # fmt: skip
         dim, inner = shape.dim, shape.inner
-        widths = [(matrices[0][2][5] + _filled(matrices[0][2][2])), dim, 2 * _filled(inner), dim]
+        widths = [(matrices[0][2][5] + _filled(matrices[0][2][2])), dim, (2 - shape.plain) * _filled(inner), dim]
+        self.head_bias = source.bias("lm_head")
         self._plan = Plan(
             shape=np.array(sizes, np.int64),
-            eps=np.array([shape.eps, shape.qk_eps or shape.eps, scale], np.float32),
+            eps=np.array([shape.eps, shape.qk_eps or shape.eps, scale, shape.branch_scale], np.float32),
             layers=np.array([shape.windows, shape.rotations], np.int64).T.copy(),
             factors=np.array(shape.scales, np.float32),
             matrices=np.array(matrices, np.int64),
@@ -159,9 +165,14 @@ class NativeModel:
             routers=np.array(routers, np.int64).reshape(-1, 6),
             experts=np.array(experts, np.int64).reshape(len(experts), -1 if experts else 0, 3, 6),
             norms=np.array(norms, np.float32),
-            norm=source.scale("model.norm"),
+            norm=source.norm("model.norm") * np.float32(shape.head_scale),
+            before=shape.before,
             post=shape.post,
-            qk_norms=np.array(qk_norms, np.float32).reshape(len(qk_norms), 2, shape.head_dim),
+            parallel=shape.parallel,
+            centred=shape.centred,
+            plain=shape.plain,
+            pairs=shape.pairs,
+            qk_norms=np.array(qk_norms, np.float32).reshape(len(qk_norms), 2, -1 if qk_norms else 0),
             biases=tuple(
                 np.array(b, np.float32).reshape(len(b), w) for b, w in zip(biases, widths, strict=True)
             ),

@@ -110,6 +110,8 @@ class NativeRunner(StateRunner):
         for row, count in zip(state.rows, counts, strict=True):
             row.count += count
         found = logits.reshape(len(tokens), length, width)[..., :vocabulary]
+        if self.native.head_bias is not None:
+            found += self.native.head_bias
         cap = self.native.source.shape.softcap
         return found if cap is None else np.tanh(found / np.float32(cap)) * np.float32(cap)
 

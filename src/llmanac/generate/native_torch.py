@@ -7,20 +7,24 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from torch import nn
 
 from llmanac.core.errors import RequestError
 from llmanac.core.spec import Spec
 from llmanac.generate._native_file import HALVES, Matrix, Shape
 from llmanac.generate.decoding import Array
 from llmanac.generate.runner import weights_stamp
+from llmanac.models.blocks.parallel import Parallel
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.ffn.gated import GatedMLP
+from llmanac.models.ffn.mlp import MLP
 from llmanac.models.heads.linear import LinearHead
 from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
+from llmanac.models.norms.layernorm import LayerNorm
 from llmanac.models.norms.rmsnorm import RMSNorm
 from llmanac.models.positions import Position
 from llmanac.models.positions.rope import Rotary
@@ -30,11 +34,9 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 KNOWN = {  # fields of Specs that it knows the meaning of
     "dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied", "embedding_scale", "mixer", "ffn",
     "heads", "head_dim", "kv_heads", "window", "score", "qk_norm", "biases", "activation", "width", "eps", "offset",
-    "softcap", "theta", "rotary_fraction", "scaling", "experts", "top_k", "expert", "balance", "gates",
+    "softcap", "theta", "rotary_fraction", "scaling", "experts", "top_k", "expert", "balance", "gates", "scale", "bias",
+    "weight", "branch_scale", "norms", "layout", "qk_norm_over",
 }  # fmt: skip
-
-
-SCALED = ("scaled-dot", "experts")  # whose `scale` it knows, unlike that of a head
 
 
 def _parts(block: Any) -> list[Any]:
@@ -51,7 +53,8 @@ def _outline(layer: Any) -> tuple[Any, ...]:
     """What all layers must share."""
     own, mlps = layer.self_attn, _mlps(layer)
     ffn = {(mlp.activation, mlp.up_proj.out_features) for mlp in mlps}
-    return own.heads, own.kv_heads, own.head_dim, own.q_norm is None, type(layer.mlp), len(mlps), frozenset(ffn)
+    sizes = (own.heads, own.kv_heads, own.head_dim, own.q_norm is None, type(layer.mlp), len(mlps), frozenset(ffn))
+    return *sizes, type(layer.input_layernorm), layer.branch_scale if type(layer) is PreNorm else 1.0
 
 
 def refusal(model: Any) -> str | None:
@@ -73,15 +76,18 @@ def refusal(model: Any) -> str | None:
     if any(isinstance(m, LinearMap) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
     layers = model.model.layers
-    parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
+    parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), (RMSNorm, LayerNorm))]
     for layer in layers:
         attention, mlps = layer.self_attn, _mlps(layer)
-        parts += [(type(layer), (PreNorm, Sandwich)), (type(attention), SoftmaxAttention)]
-        parts += [(type(mlp), GatedMLP) for mlp in mlps]
+        parts += [(type(layer), (PreNorm, Sandwich, Parallel)), (type(attention), SoftmaxAttention)]
+        parts += [(type(mlp), GatedMLP if type(layer.mlp) is Experts else (GatedMLP, MLP)) for mlp in mlps]
+        if type(layer) is Parallel and layer.post_attention_layernorm is not None:
+            return "both parts of a block read the same numbers, each with a norm of its own"
         if layer.encoder_attn is not None:
             return "the model reads a source sequence"
-        if type(attention) is SoftmaxAttention and all(type(mlp) is GatedMLP for mlp in mlps):
-            inner = [p for mlp in mlps for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+        if type(attention) is SoftmaxAttention and all(type(mlp) in (GatedMLP, MLP) for mlp in mlps):
+            gates = [mlp.gate_proj for mlp in mlps if type(mlp) is GatedMLP]
+            inner = [*gates, *(p for mlp in mlps for p in (mlp.up_proj, mlp.down_proj))]
             if type(layer.mlp) is Experts and any(product.bias is not None for product in inner):
                 return "its experts have biases"
             products = [getattr(attention, f"{n}_proj") for n in "qkvo"] + inner
@@ -97,11 +103,13 @@ def refusal(model: Any) -> str | None:
     spec = model.spec
     for part in (spec, spec.head, spec.position, spec.norm, *spec.blocks, *(p for b in spec.blocks for p in _parts(b))):
         for field in fields(part):
-            known = field.name in KNOWN or (field.name == "scale" and part.name in SCALED)
-            if not known and getattr(part, field.name) != field.default:
+            if field.name not in KNOWN and getattr(part, field.name) != field.default:
                 return f"{field.name} is set"
     if len({type(layer) for layer in layers}) > 1:
         return "its blocks place their norms in different ways"
+    turned = [layer.position or model.model.position for layer in layers]
+    if len({position.layout for position in turned if isinstance(position, Rotary)}) > 1:
+        return "its layers turn different pairs of numbers"
     if len(set(map(_outline, layers))) > 1:
         return "its layers have different shapes"
     return None
@@ -126,7 +134,12 @@ class TorchSource:
             vocab_size=model.vocab_size, dim=model.spec.dim, heads=attention.heads,
             inner=_mlps(layers[0])[0].up_proj.out_features, kv_heads=attention.kv_heads, head_dim=attention.head_dim,
             activation=_mlps(layers[0])[0].activation, post=isinstance(layers[0], Sandwich),
-            eps=layers[0].input_layernorm.eps, qk_eps=None if attention.q_norm is None else attention.q_norm.eps,
+            before=not isinstance(layers[0].input_layernorm, nn.Identity), parallel=isinstance(layers[0], Parallel),
+            centred=isinstance(model.model.norm, LayerNorm), plain=type(mlp) is MLP,
+            pairs=any(p.layout == "pairs" for p in self._positions),
+            branch_scale=layers[0].branch_scale if isinstance(layers[0], PreNorm) else 1.0,
+            head_scale=model.lm_head.scale or 1.0, eps=model.model.norm.eps,
+            qk_eps=None if attention.q_norm is None else attention.q_norm.eps,
             windows=tuple(layer.self_attn.window or 0 for layer in layers),
             rotations=tuple(places.get(id(p), -1) for p in positions),
             scales=tuple((s.scale, s.softcap or 0.0) for s in scores), softcap=model.lm_head.softcap,
@@ -174,9 +187,11 @@ class TorchSource:
         found = self.model.get_submodule(name).bias
         return None if found is None else found.detach().float().numpy()
 
-    def scale(self, name: str) -> Array:
-        norm = self.model.get_submodule(name)
-        found: Array = (norm.weight.detach().float() + norm.offset).numpy()
+    def norm(self, name: str) -> Array:
+        norm, dim = self.model.get_submodule(name), self.model.spec.dim
+        own = {key: one.detach().float() for key, one in norm.named_parameters()}
+        weight = own["weight"] + norm.offset if own else torch.ones(dim)
+        found: Array = torch.stack([weight, own.get("bias", torch.zeros_like(weight))]).numpy()
         return found
 
     def tables(self, tokens: int) -> list[tuple[Array, Array]]:

@@ -36,13 +36,14 @@ class Plan(NamedTuple):
         shape: heads, key-value heads, numbers a head, the same filled up to a multiple of 16, the activation, the
             address of the attention kernel, bytes of a number in the pages (1 for q8_0), experts of a token, whether
             their gates are shares, bytes of a token's keys of one head.
-        eps: of the norms, and of those of queries and keys; what gates are multiplied with.
+        eps: of the norms, and of those of queries and keys; what gates, and what parts add, are multiplied with.
         layers: (L, 2); factors: (L, 2) float32, scale and cap of the scores.
         matrices: (L, 7, 6) as `KERNEL` to `OFFSET` say; head: (1, 6).
         routers: (L, 6) and experts: (L, experts, 3, 6), gate, up and down of each; or (0, 6) and (0, 0, 3, 6).
-        norms: (L, 4, D) before and after each part; norm: (D,), the last one.
-        post: whether the norms after the parts are used.
-        qk_norms: (L, 2, d) or (0, 2, d).
+        norms: (L, 4, 2, D) weights and biases, before and after each part; norm: (2, D), the last one.
+        before, post: whether the norms before and after the parts are used; parallel: whether both parts read one.
+        centred: whether norms take the mean away; plain: whether there is no gate; pairs: of neighbours that turn.
+        qk_norms: (L, 2, d), of all heads as one (L, 2, heads d), or (0, 2, d).
         biases: of q, k and v, of o, of gate and up, of down: (L, outputs) each, or (0, outputs).
         cos, sin: (tables, positions, turned / 2).
     """
@@ -57,7 +58,12 @@ class Plan(NamedTuple):
     experts: Any
     norms: Any
     norm: Any
+    before: Any
     post: Any
+    parallel: Any
+    centred: Any
+    plain: Any
+    pairs: Any
     qk_norms: Any
     biases: Any
     cos: Any
@@ -131,6 +137,25 @@ def _changed(plan, step, layer, which, b, x, line):
 
 
 @inner(**FAST)
+def _norm(plan, x, weights, out):
+    if plan.centred:
+        lines.layer_norm(x, weights[0], weights[1], plan.eps[0], out)
+    else:
+        lines.norm(x, weights[0], plan.eps[0], out)
+
+
+@inner(**FAST)
+def _read(plan, room, step, b, weights, coded):
+    """What a part reads of a line."""
+    if plan.before:
+        _norm(plan, step.x[b], weights, room.h[b])
+    else:
+        room.h[b] = step.x[b]
+    if coded:
+        lines.code(room.h[b], b, room)
+
+
+@inner(**FAST)
 def _added(plan, room, step, b, which, inputs, biases, layer, post):
     """Add a part's output to the residual stream."""
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
@@ -138,8 +163,8 @@ def _added(plan, room, step, b, which, inputs, biases, layer, post):
     if len(biases):
         lines.add(y, biases[layer])
     if plan.post:
-        lines.norm(y, plan.norms[layer, post], plan.eps[0], y)
-    lines.add(x, y)
+        _norm(plan, y, plan.norms[layer, post], y)
+    lines.add(x, y, plan.eps[3])
 
 
 @inner(**FAST)
@@ -165,12 +190,20 @@ def _keep(plan, room, step, layer, b):
         _changed(plan, step, layer, which, b, room.h[b], line)
     if len(plan.biases[0]):
         lines.add(line, plan.biases[0][layer])
+    normed = len(plan.qk_norms) > 0
+    if normed and plan.qk_norms.shape[2] > size:
+        normed = False
+        q, k = line[: heads * size], line[k_at : k_at + kv_heads * size]
+        lines.norm(q, plan.qk_norms[layer, 0], plan.eps[1], q)
+        lines.norm(k, plan.qk_norms[layer, 1], plan.eps[1], k)
     for head in range(heads + kv_heads):
         begin = head * size if head < heads else k_at + (head - heads) * size
         x = line[begin : begin + size]
-        if len(plan.qk_norms):
+        if normed:
             lines.norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
-        if table >= 0:
+        if table >= 0 and plan.pairs:
+            lines.turn_pairs(x, plan.cos[table, place], plan.sin[table, place])
+        elif table >= 0:
             lines.turn(x, plan.cos[table, place], plan.sin[table, place])
     tokens, slot, each = PAGE << step.shift, place % PAGE, plan.shape[9]
     page = step.blocks[step.rows[b], place // tokens] * step.block_bytes
@@ -234,9 +267,7 @@ def _forward(plan, room, step, thread, threads):
         own = plan.matrices[layer]
         coded = own[lines.Q, lines.CODED] + own[lines.K, lines.CODED] + own[lines.V, lines.CODED]
         for b in range(first, last):
-            lines.norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
-            if coded:
-                lines.code(room.h[b], b, room)
+            _read(plan, room, step, b, plan.norms[layer, 0], coded)
         meet(counter, threads)
         for j in range(3):
             lines.multiply(own[j], room.h, room, n, room.qkv, thread, threads)
@@ -263,8 +294,9 @@ def _forward(plan, room, step, thread, threads):
         coded = plan.routers[layer, lines.CODED] if mixed else own[lines.GATE, lines.CODED] + own[lines.UP, lines.CODED]
         for b in range(first, last):
             _added(plan, room, step, b, lines.OUT, room.read, plan.biases[1], layer, 1)
-            lines.norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
-            if coded:
+            if not plan.parallel:
+                _read(plan, room, step, b, plan.norms[layer, 2], coded)
+            elif coded:  # the codes are those of what the heads read
                 lines.code(room.h[b], b, room)
         meet(counter, threads)
         if mixed:
@@ -279,7 +311,10 @@ def _forward(plan, room, step, thread, threads):
                     _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
                 if len(plan.biases[2]):
                     lines.add(room.gates[b], plan.biases[2][layer])
-                lines.gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
+                if plan.plain:
+                    lines.bent(plan.shape[4], room.gates[b, :width], room.inner[b])
+                else:
+                    lines.gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
                 if own[lines.DOWN, lines.CODED]:
                     lines.code(room.inner[b], b, room)
             meet(counter, threads)
@@ -290,7 +325,7 @@ def _forward(plan, room, step, thread, threads):
     meet(counter, threads)
     w = len(step.wanted)
     for i in range(w * thread // threads, w * (thread + 1) // threads):
-        lines.norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
+        _norm(plan, step.x[step.wanted[i]], plan.norm, room.h[i])
         if plan.head[lines.CODED]:
             lines.code(room.h[i], i, room)
     meet(counter, threads)

@@ -17,7 +17,7 @@ from llmanac.kernels.text import inner
 ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 GROUP = 32
 ROOT_HALF, ROOT_2_PI, CUBE = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3, "relu-squared": 4}
 Q, K, V, OUT, GATE, UP, DOWN = range(7)
 # of a matrix: its kernel, its memory, rows, columns, whether its input is in 8 bits, its first column of the output
 KERNEL, PLACE, ROWS, COLUMNS, CODED, OFFSET = range(6)
@@ -40,6 +40,19 @@ def norm(x, weight, eps, out):
 
 
 @inner(**FAST)
+def layer_norm(x, weight, bias, eps, out):
+    total = ZERO
+    for i in range(len(x)):
+        total += x[i]
+    mean, total = total / np.float32(len(x)), ZERO
+    for i in range(len(x)):
+        total += (x[i] - mean) * (x[i] - mean)
+    scale = ONE / np.sqrt(total / np.float32(len(x)) + eps)
+    for i in range(len(x)):
+        out[i] = (x[i] - mean) * scale * weight[i] + bias[i]
+
+
+@inner(**FAST)
 def code(x, line, room):
     """A line in 8-bit integers: codes, scales, minus 128 times the sums, scaled sums."""
     groups = len(x) // GROUP
@@ -51,20 +64,27 @@ def code(x, line, room):
 
 
 @inner(**FAST)
-def gated(kind, gate, up, out):
+def bent(kind, x, out):
     if kind == 0:
         for i in range(len(out)):
-            out[i] = gate[i] * sigmoid(gate[i]) * up[i]
+            out[i] = x[i] * sigmoid(x[i])
     elif kind == 1:
         for i in range(len(out)):
-            out[i] = gate[i] * HALF32 * np.float32(ONE + math.erf(gate[i] * ROOT_HALF)) * up[i]
+            out[i] = x[i] * HALF32 * np.float32(ONE + math.erf(x[i] * ROOT_HALF))
     elif kind == 2:
         for i in range(len(out)):
-            inner = ROOT_2_PI * (gate[i] + CUBE * gate[i] * gate[i] * gate[i])
-            out[i] = gate[i] * HALF32 * (ONE + tanh(inner)) * up[i]
+            inner = ROOT_2_PI * (x[i] + CUBE * x[i] * x[i] * x[i])
+            out[i] = x[i] * HALF32 * (ONE + tanh(inner))
     else:
         for i in range(len(out)):
-            out[i] = max(gate[i], ZERO) * up[i]
+            out[i] = max(x[i], ZERO) * (ONE if kind == 3 else x[i])
+
+
+@inner(**FAST)
+def gated(kind, gate, up, out):
+    bent(kind, gate, out)
+    for i in range(len(out)):
+        out[i] *= up[i]
 
 
 @inner(**FAST)
@@ -74,6 +94,14 @@ def turn(x, cos, sin):
         a, b = x[i], x[half + i]
         x[i] = a * cos[i] - b * sin[i]
         x[half + i] = b * cos[i] + a * sin[i]
+
+
+@inner(**FAST)
+def turn_pairs(x, cos, sin):
+    for i in range(len(cos)):
+        a, b = x[2 * i], x[2 * i + 1]
+        x[2 * i] = a * cos[i] - b * sin[i]
+        x[2 * i + 1] = b * cos[i] + a * sin[i]
 
 
 @inner
@@ -92,9 +120,9 @@ def multiply(matrix, x, room, n, out, thread, threads):
 
 
 @inner(**FAST)
-def add(x, y):
+def add(x, y, factor=ONE):
     for i in range(len(x)):
-        x[i] += y[i]
+        x[i] += y[i] * factor
 
 
 @inner(**FAST)

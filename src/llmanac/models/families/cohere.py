@@ -13,7 +13,7 @@ from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put
-from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, UNDROPPED
+from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, UNDROPPED, HeadSize
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -39,6 +39,7 @@ class NormedHeads(ConfigEntry):
 # what Cohere 2 shares with it
 SHARED: tuple[ConfigEntry, ...] = (
     *SIZES[:-1],
+    HeadSize(),
     *GATED,
     Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
     Key("max_position_embeddings", "max_length", default=8192),

@@ -12,7 +12,7 @@ from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, at
 from llmanac.models.families._windows import alternating
 from llmanac.models.families.cohere import SHARED, SPEC
-from llmanac.models.families.llama import MIXER, UNDROPPED
+from llmanac.models.families.llama import UNDROPPED
 from llmanac.models.families.smollm3 import NONE
 
 
@@ -28,21 +28,11 @@ class Unrotated(ConfigEntry):
         return {}
 
 
-class HeadSize(ConfigEntry):
-    """`head_dim` says again what follows from the width."""
-
-    def read(self, config: Config, data: Data) -> None:
-        config.expect("head_dim", data["dim"] // at(data, f"{MIXER}.heads"))
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
-
-
 FAMILY = Family(
     model_type="cohere2",
     architecture="Cohere2ForCausalLM",
     spec=SPEC,
-    entries=(*SHARED, Rope(), alternating(4, 4096), Unrotated(), HeadSize()),
+    entries=(*SHARED, Rope(), alternating(4, 4096), Unrotated()),
     writes=UNDROPPED,
     neutral=frozenset({"cache_implementation", "order_of_interleaved_layers", "rotary_pct", "position_embedding_type"}),
 )

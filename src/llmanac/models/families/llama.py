@@ -5,9 +5,12 @@ Its parameter names are our own. Touvron et al. 2023, arXiv:2302.13971.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, at
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -16,6 +19,17 @@ from llmanac.models.positions.rope import Spec as RoPE
 
 BIASES = {False: "none", True: "all"}
 MIXER, FFN = "blocks.*.mixer", "blocks.*.ffn"
+
+
+class HeadSize(ConfigEntry):
+    """`head_dim` says again what follows from the width."""
+
+    def read(self, config: Config, data: Data) -> None:
+        config.expect("head_dim", data["dim"] // at(data, f"{MIXER}.heads"))
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {}
+
 
 # what the families after Llama share with it
 HEADS: tuple[ConfigEntry, ...] = (

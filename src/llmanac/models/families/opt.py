@@ -6,6 +6,7 @@ narrower embeddings, is not supported. Zhang et al. 2022, arXiv:2205.01068.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
@@ -21,11 +22,14 @@ from llmanac.models.positions.learned import Spec as Learned
 OFFSET = 2
 
 
+@dataclass(frozen=True)
 class OPTPositions(ConfigEntry):
-    """`max_position_embeddings`, without the rows that are no positions."""
+    """`max_position_embeddings`, without the rows that are no positions; `absent` where the config does not say."""
+
+    absent: int = 2048
 
     def read(self, config: Config, data: Data) -> None:
-        data["max_length"] = config.number("max_position_embeddings", int, 2048)
+        data["max_length"] = config.number("max_position_embeddings", int, self.absent)
         data["position"]["rows"] = data["max_length"] + OFFSET
 
     def write(self, data: Data) -> dict[str, Any]:

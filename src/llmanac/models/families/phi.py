@@ -10,7 +10,7 @@ from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only
 from llmanac.models.families.gpt2 import ACTIVATIONS
-from llmanac.models.families.llama import FFN, LENGTH, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import FFN, LENGTH, SIZES, TIED, UNDROPPED, HeadSize
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.heads.linear import Spec as Head
 from llmanac.models.lm.transformer import Spec
@@ -29,6 +29,7 @@ FAMILY = Family(
     ),
     entries=(
         *SIZES[:-1],
+        HeadSize(),
         Key("hidden_act", f"{FFN}.activation", ACTIVATIONS, default="gelu_new"),
         Key("intermediate_size", f"{FFN}.width"),
         LENGTH,

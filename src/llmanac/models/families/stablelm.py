@@ -10,7 +10,7 @@ from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only
 from llmanac.models.families.gpt_neox import Residual
-from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED, HeadSize
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -23,6 +23,7 @@ FAMILY = Family(
     spec=Spec(blocks=(Parallel(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=LayerNorm()),
     entries=(
         *SIZES[:-1],
+        HeadSize(),
         *GATED,
         Key("use_qkv_bias", f"{MIXER}.biases", {False: "none", True: "qkv"}, default=False),
         Key("max_position_embeddings", "max_length", default=4096),

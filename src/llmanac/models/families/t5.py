@@ -10,6 +10,7 @@ T5's names of parameters: numbered sublayers, and products that are named otherw
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
@@ -72,12 +73,15 @@ PROJECTIONS = {  # ours by theirs
 }
 
 
+@dataclass(frozen=True)
 class T5Projection(ConfigEntry):
     """`feed_forward_proj`: plain or gated layers, and their function; transformers obeys two keys that say it again."""
 
+    absent: str = "relu"
+
     def read(self, config: Config, data: Data) -> None:
-        kind, activation = config.choose("feed_forward_proj", PROJECTIONS, "relu")
-        theirs = config.get("feed_forward_proj", "relu")
+        kind, activation = config.choose("feed_forward_proj", PROJECTIONS, self.absent)
+        theirs = config.get("feed_forward_proj", self.absent)
         config.expect("dense_act_fn", "gelu_new" if theirs == "gated-gelu" else theirs.removeprefix("gated-"))
         config.expect("is_gated_act", kind == "gated")
         for path in FFN:
@@ -103,11 +107,15 @@ class T5Output(ConfigEntry):
         return {"tied": "tie_word_embeddings"}
 
 
+@dataclass(frozen=True)
 class T5Start(ConfigEntry):
-    """`decoder_start_token_id`, by default the padding."""
+    """`decoder_start_token_id`; where the config does not say, `absent`, or the padding without one."""
+
+    absent: int | None = None
 
     def read(self, config: Config, data: Data) -> None:
-        start = config.get("decoder_start_token_id", config.get("pad_token_id", 0))
+        absent = config.get("pad_token_id", 0) if self.absent is None else self.absent
+        start = config.get("decoder_start_token_id", absent)
         if type(start) is not int or start < 0:
             raise CheckpointError(f"{config.path}: decoder_start_token_id is {shown(start)}, expected a token's id")
         data["start_id"] = start

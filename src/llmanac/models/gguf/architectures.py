@@ -30,19 +30,19 @@ WHOLE = {  # key -> that of config.json
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
 }
-REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
-NEEDED = (*list(WHOLE)[:5], "attention.layer_norm_rms_epsilon")
+RMS, LAYER = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"  # added by norms of the two kinds
+NEEDED = tuple(list(WHOLE)[:5])
 SIZE, REAL_NUMBER = (int, 1, MOST), (float, LEAST, LARGEST)
 BOUNDS: dict[str, tuple[Any, Any, Any]] = {  # key -> the type of its value, the least and the most that it may be
-    **dict.fromkeys(WHOLE, SIZE), **dict.fromkeys(REAL, REAL_NUMBER),
-    "attention.layer_norm_rms_epsilon": (float, LEAST, 1.0), "attention.value_length": SIZE,
+    **dict.fromkeys(WHOLE, SIZE), "rope.freq_base": REAL_NUMBER,
+    **dict.fromkeys((RMS, LAYER), (float, LEAST, 1.0)), "attention.value_length": SIZE,
     "attention.sliding_window": SIZE, "attention.sliding_window_pattern": SIZE,
     "attn_logit_softcapping": REAL_NUMBER, "final_logit_softcapping": REAL_NUMBER,
     "rope.freq_base_swa": REAL_NUMBER, "rope.dimension_count": SIZE, "rope.scaling.type": (str, "", "\U0010ffff"),
     "rope.scaling.factor": REAL_NUMBER, "rope.scale_linear": REAL_NUMBER, "rope.scaling.attn_factor": REAL_NUMBER,
     "rope.scaling.original_context_length": SIZE, "rope.scaling.finetuned": (bool, False, True), "vocab_size": SIZE,
     "attention.scale": REAL_NUMBER, "embedding_scale": REAL_NUMBER, "residual_scale": REAL_NUMBER,
-    "logit_scale": REAL_NUMBER,
+    "logit_scale": REAL_NUMBER, "use_parallel_residual": (bool, False, True),
 }  # fmt: skip
 LISTED = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")  # that may be a value a layer
 # read with others, or of no effect on what a model computes
@@ -68,6 +68,12 @@ SANDWICH = {
     **PRE_NORM, "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
+AROUND = {
+    **FUSED, "post_attention_norm": "post_self_attn_layernorm", "ffn_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+}  # fmt: skip
+CODED = {**PRE_NORM, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+COUNTED = {**ATTENTION, "attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class Architecture:
         scalings: of the rotation, that llama.cpp has for these files.
         tokens: which llama.cpp takes for granted.
         more: sets what the files leave to their readers.
+        top: names of the tensors that are in no layer; eps: what norms add, in the file and in config.json.
+        biases: key of config.json -> the tensor that has a bias where it is true.
     """
 
     family: str
@@ -96,13 +104,21 @@ class Architecture:
     scalings: tuple[str, ...] = ("linear", "yarn")
     tokens: tuple[str, ...] = ()
     more: Callable[[Config], Config] = lambda config: {}
+    top: Mapping[str, str] = field(default_factory=lambda: TOP)
+    eps: tuple[str, str] = (RMS, "rms_norm_eps")
+    biases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_keys(self) -> dict[str, str]:
+        """Keys of the file -> those of config.json."""
+        return {**WHOLE, self.eps[0]: self.eps[1], "rope.freq_base": "rope_theta", **self.keys}
 
     def theirs(self, name: str) -> str | None:
         """The family's name of a tensor."""
         own, _, ending = name.rpartition(".")
         if ending not in ("weight", "bias"):
             return None
-        if found := TOP.get(own):
+        if found := self.top.get(own):
             return f"{found}.{ending}"
         match = re.fullmatch(r"blk\.([0-9]{1,6})\.(\w+)", own)
         inner = self.names.get(match[2]) if match else None
@@ -114,7 +130,7 @@ class Architecture:
         if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", own):
             inner = next(key for key, theirs in self.names.items() if theirs == match[2])
             return f"blk.{match[1]}.{inner}.{ending}"
-        return f"{next(key for key, theirs in TOP.items() if theirs == own)}.{ending}"
+        return f"{next(key for key, theirs in self.top.items() if theirs == own)}.{ending}"
 
     def heads(self, theirs: str, config: Config) -> int | None:
         """How many heads the rows of a tensor are, where they are permuted."""
@@ -150,6 +166,10 @@ def _windows(period: int) -> Callable[[Config], Config]:
     return more
 
 
+def _unlimited(config: Config) -> Config:
+    return {"sliding_window": None, "layer_types": ["full_attention"] * config["num_hidden_layers"]}
+
+
 WINDOW = {"attention.sliding_window": "sliding_window"}
 WINDOWS = {**WINDOW, "attention.sliding_window_pattern": "sliding_window_pattern"}
 FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
@@ -158,17 +178,21 @@ FACTORS_OF_GRANITE = {
     "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
 }  # fmt: skip
+SCALED = {"logit_scale": "logit_scale"}
+BIASED, BOTH = {"attention_bias": "attn_q"}, {"attention_bias": "attn_q", "mlp_bias": "ffn_up"}
+CENTRED = (LAYER, "layer_norm_eps")
 UNLIMITED = ("attention.sliding_window_pattern", *CAPS)
 ARCHITECTURES = {
-    "llama": Architecture("llama", permuted=True, scalings=("linear", "yarn", "llama3", "longrope")),
+    "llama": Architecture("llama", biases=BOTH, permuted=True, scalings=("linear", "yarn", "llama3", "longrope")),
     "granite": Architecture(
         "granite",
         keys=FACTORS_OF_GRANITE,
+        biases=BOTH,
         permuted=True,
         more=lambda config: {"attention_multiplier": config.get("attention_multiplier", config["head_dim"] ** -0.5)},
     ),
     "qwen2": Architecture("qwen2"),
-    "qwen3": Architecture("qwen3"),
+    "qwen3": Architecture("qwen3", biases=BIASED),
     "phi3": Architecture(
         "phi3",
         FUSED,
@@ -188,6 +212,26 @@ ARCHITECTURES = {
         shift=1.0,
         more=_windows(6),
     ),
+    "smollm3": Architecture("smollm3", biases=BOTH, permuted=True),
+    "ernie4_5": Architecture("ernie4_5", biases={"use_bias": "attn_q"}),
+    "olmo2": Architecture("olmo2", SANDWICH, biases=BIASED),
+    "exaone4": Architecture("exaone4", SANDWICH, more=_unlimited),
+    "chatglm": Architecture("glm", FUSED, biases=BIASED, partial=True),
+    "glm4": Architecture("glm4", AROUND, biases=BIASED, partial=True),
+    "starcoder2": Architecture("starcoder2", CODED, WINDOW, ("attention.sliding_window",), eps=(LAYER, "norm_epsilon")),
+    "stablelm": Architecture(
+        "stablelm",
+        keys={"use_parallel_residual": "use_parallel_residual"},
+        eps=CENTRED,
+        biases={"use_qkv_bias": "attn_q"},
+        partial=True,
+    ),
+    "phi2": Architecture(
+        "phi", COUNTED, eps=CENTRED, top={**TOP, "output_norm": "model.final_layernorm"}, partial=True
+    ),
+    "command-r": Architecture("cohere", keys=SCALED, eps=CENTRED),
+    "cohere2": Architecture("cohere2", keys={**SCALED, **WINDOW}, eps=CENTRED),
+    "nemotron": Architecture("nemotron", eps=(LAYER, "norm_eps"), biases=BOTH, partial=True, shift=1.0),
 }
 
 

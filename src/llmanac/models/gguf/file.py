@@ -19,8 +19,6 @@ from llmanac.models.gguf.architectures import (
     LISTED,
     NEEDED,
     OTHERS,
-    REAL,
-    WHOLE,
     Config,
     architecture,
     halved,
@@ -49,7 +47,7 @@ class PackedFile:
         self.folder = path
         self.file = opened(path)
         name, self.table = architecture(self.file.metadata, path)
-        self.keys = {**WHOLE, **REAL, **self.table.keys}
+        self.keys = self.table.all_keys
         self.fields = {theirs: f"{name}.{key}" for key, theirs in self.keys.items()}
         self.values = self._values(name)
         self.config = self._config(name)
@@ -114,7 +112,7 @@ class PackedFile:
 
     def _config(self, name: str) -> Config:
         metadata, table, values = self.file.metadata, self.table, self.values
-        for key in NEEDED:
+        for key in (*NEEDED, table.eps[0]):
             if key not in values:
                 raise self._error(f"{name}.{key}", "is missing")
         for full, value in metadata.items():
@@ -135,10 +133,7 @@ class PackedFile:
             found = f"is {values['vocab_size']:,}, but token_embd.weight has {size:,} rows"
             raise self._error(f"{name}.vocab_size", found)
         config["tie_word_embeddings"] = "output.weight" not in self.file
-        if table.family in ("llama", "qwen3", "granite"):
-            config["attention_bias"] = "blk.0.attn_q.bias" in self.file
-        if table.family in ("llama", "granite"):
-            config["mlp_bias"] = "blk.0.ffn_up.bias" in self.file
+        config |= {key: f"blk.0.{tensor}.bias" in self.file for key, tensor in table.biases.items()}
         heads = config["num_attention_heads"]
         if heads % config.setdefault("num_key_value_heads", heads):
             found = f"is {config['num_key_value_heads']:,}, which does not divide the {heads:,} of head_count"
@@ -157,7 +152,7 @@ class PackedFile:
             raise self._error(f"{name}.rope.dimension_count", f"is {turned:,}, but {sized}")
         if turned % 2:
             raise self._error(f"{name}.rope.dimension_count", f"is {turned:,}, which is odd; {sized}")
-        if turned < size:
+        if self.table.partial:
             config["partial_rotary_factor"] = turned / size
         if (found := self._value("attention.value_length", size)) != size:
             raise self._error(f"{name}.attention.value_length", f"is {found:,}, but {sized}; not supported")

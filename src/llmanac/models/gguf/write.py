@@ -29,8 +29,6 @@ from llmanac.models.gguf.architectures import (
     ARCHITECTURES,
     FACTORS,
     FREQUENCIES,
-    REAL,
-    WHOLE,
     Architecture,
     Config,
     interleaved,
@@ -125,10 +123,11 @@ def _turned(config: Config) -> int:
 
 def _keys(table: Architecture, config: Config, scaling: Scaling | None, model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, theirs in {**WHOLE, **REAL, **table.keys}.items():
+    for key, theirs in table.all_keys.items():
         value = config.get(theirs)
         if value is not None:
-            found[key] = (np.uint32 if isinstance(value, int) else np.float32)(value)
+            form: Any = {bool: bool, int: np.uint32}.get(type(value), np.float32)
+            found[key] = form(value)
     found["attention.value_length"] = found["attention.key_length"]
     found["rope.dimension_count"] = np.uint32(_turned(config))
     found["vocab_size"] = np.uint32(model.vocab_size)

@@ -10,7 +10,7 @@ source, and the answer begins with `start_id`. Vaswani et al. 2017; Raffel et al
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class Spec(LanguageModelSpec):
     """dim: D; encoder and decoder: patterns of blocks, repeated to encoder_layers and layers.
 
     position: of each of the two stacks, with parameters of its own; start_id: what every answer begins with.
+    embedding_scale: what token embeddings are multiplied by; embedding_norm: of what enters each stack, or None;
+    final_norm: whether `norm` is also applied after each stack.
     """
 
     dim: int = 256
@@ -68,6 +70,9 @@ class Spec(LanguageModelSpec):
     max_length: int = 1024
     tied: bool = True
     start_id: int = 0
+    embedding_scale: float | None = None
+    embedding_norm: NormSpec | None = None
+    final_norm: Literal["none", "model"] = "model"
 
     def __post_init__(self) -> None:
         if self.encoder_layers < 1 or not self.encoder or self.encoder_layers % len(self.encoder):
@@ -78,8 +83,8 @@ class Spec(LanguageModelSpec):
 
     def decoder(self) -> DecoderSpec:
         """The decoder as a Spec of its own."""
-        names = ("dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied")
-        return DecoderSpec(**{name: getattr(self, name) for name in names})
+        names = ("dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied", "embedding_scale")
+        return DecoderSpec(**{name: getattr(self, name) for name in (*names, "embedding_norm")})
 
     def build(self, *, vocab_size: int, **dims: Any) -> EncoderDecoder:
         """A model with the initial weights of seed 0 (none on the meta device)."""
@@ -95,7 +100,8 @@ class EncoderStack(nn.Module):
         super().__init__()
         self.position = build_position(spec.position, spec.encoder, spec.dim, spec.max_length, encoder=True)
         self.layers: Any = build_blocks(spec.encoder, spec.encoder_layers, spec.dim, spec.norm, spec.max_length)
-        self.norm = spec.norm.build(dim=spec.dim)
+        self.embed_norm = None if spec.embedding_norm is None else spec.embedding_norm.build(dim=spec.dim)
+        self.norm = spec.norm.build(dim=spec.dim) if spec.final_norm == "model" else nn.Identity()
 
 
 class EncoderDecoder(Transformer):
@@ -110,6 +116,8 @@ class EncoderDecoder(Transformer):
         super().__init__(spec.decoder(), vocab_size, stacks={"encoder": lambda: EncoderStack(spec)})
         self.spec = spec
         self.start_id = spec.start_id
+        if spec.final_norm == "none":
+            self.model.norm = nn.Identity()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -166,6 +174,7 @@ class EncoderDecoder(Transformer):
         if limit is not None and source.shape[1] > limit:
             raise RequestError(f"source: {source.shape[1]} tokens, but only {limit} positions were learned")
         x = encoder.position.embed(x, positions)
+        x = x if encoder.embed_norm is None else encoder.embed_norm(x)
         context = Context(
             ids=source.ids,
             positions=positions,

@@ -11,7 +11,7 @@ section 3.5.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,20 +29,26 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(PositionSpec):
-    """theta: base of the wavelengths, which run from 2 pi to 2 pi theta."""
+    """theta: base of the wavelengths, which run from 2 pi to 2 pi theta.
+
+    order: of the numbers of a position: sines and cosines take turns, or all sines come first (Marian).
+    """
 
     theta: float = 10_000.0
+    order: Literal["turns", "halves"] = "turns"
 
     ranges = within(POSITIVE, "theta")
 
     def build(self, *, dim: int, **dims: Any) -> Sinusoidal:
-        return Sinusoidal(dim, self.theta)
+        return Sinusoidal(dim, self.theta, self.order)
 
 
-def sinusoids(positions: Tensor, dim: int, theta: float) -> Tensor:
+def sinusoids(positions: Tensor, dim: int, theta: float, order: Literal["turns", "halves"] = "turns") -> Tensor:
     """Positions (...) -> (..., dim), in float64 so that far positions keep their digits."""
     pairs = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device)
     angles = positions.double()[..., None] * theta ** (-pairs / dim)
+    if order == "halves":
+        return torch.cat([angles.sin(), angles.cos()[..., : dim // 2]], dim=-1)
     both = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
     return both[..., :dim]
 
@@ -50,10 +56,12 @@ def sinusoids(positions: Tensor, dim: int, theta: float) -> Tensor:
 class Sinusoidal(Position):
     """See the module."""
 
-    def __init__(self, dim: int, theta: float) -> None:
+    def __init__(self, dim: int, theta: float, order: Literal["turns", "halves"] = "turns") -> None:
         super().__init__()
-        self.dim, self.theta = dim, theta
+        self.dim, self.theta, self.order = dim, theta, order
         self.embedding_std = dim**-0.5
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x * self.dim**0.5 + sinusoids(positions, self.dim, self.theta).to(upcast(x).dtype).to(x.dtype)
+        return x * self.dim**0.5 + sinusoids(positions, self.dim, self.theta, self.order).to(upcast(x).dtype).to(
+            x.dtype
+        )

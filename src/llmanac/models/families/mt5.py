@@ -1,0 +1,27 @@
+"""mT5: T5 1.1 in 101 languages; what the head reads is never scaled. Xue et al. 2021, arXiv:2010.11934."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmanac.models.families._table import ConfigEntry, Key
+from llmanac.models.families.t5 import FAMILY as T5
+from llmanac.models.families.t5 import T5Output, T5Projection
+
+SIZES = {"vocab_size": 250112, "num_layers": 8, "num_heads": 6, "d_ff": 1024}  # where the config does not say
+
+
+def _entry(entry: ConfigEntry) -> ConfigEntry:
+    if isinstance(entry, T5Output):
+        return Key("tie_word_embeddings", "tied", bool, default=True)
+    if isinstance(entry, T5Projection):
+        return T5Projection("gated-gelu")
+    return replace(entry, default=SIZES[entry.name]) if isinstance(entry, Key) and entry.name in SIZES else entry
+
+
+FAMILY = replace(
+    T5,
+    model_type="mt5",
+    architecture="MT5ForConditionalGeneration",
+    entries=tuple(map(_entry, T5.entries)),
+)
