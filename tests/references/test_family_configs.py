@@ -214,7 +214,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     **dict.fromkeys(
         ("t5", "mt5", "mbart"), ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id")
     ),
-    "bart": ("normalize_before", True, "normalize_before = True is not supported"),
+    "bart": ("tie_word_embeddings", False, "tie_word_embeddings = False is not supported|False, expected"),
     "marian": ("share_encoder_decoder_embeddings", False, "_decoder_embeddings = False is not supported"),
     "pegasus": ("scale_embedding", False, "scale_embedding = False is not supported"),
 }

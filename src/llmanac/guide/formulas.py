@@ -133,46 +133,48 @@ class Costs:
 
 def costs(spec: Any, vocab_size: int) -> Costs:
     """The parts of a language model. Raises SpecError for a model that is counted from text (an n-gram model)."""
-    if not spec.blocks or spec.embedding_dim:
-        raise SpecError(f"model: {spec.name} has no blocks, or narrow embeddings; formulas are for other models")
+    if not spec.blocks:
+        raise SpecError(f"model: {spec.name} has no blocks; formulas are for other models")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
-    dim = spec.dim
-    parts = [ModelPart("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]
-    position = _meta(lambda: build_position(spec.position, spec.blocks, dim, spec.max_length))
+    dim, width = spec.dim, spec.embedding_dim or spec.dim
+    parts = [ModelPart("embedding", vocab_size * width, "V D", f"V={vocab_size} D={width}")]
+    position = _meta(lambda: build_position(spec.position, spec.blocks, dim, spec.max_length, width=width))
     parts += _whole("positions", position)
     norms = {"final norm": spec.norm, "embedding norm": getattr(spec, "embedding_norm", None)}
     if kind == "encoder":
-        parts += [ModelPart("token types", spec.token_types * dim, "types D")] if spec.token_types else []
-        norms["final norm"] = spec.norm if spec.final_norm == "model" else None
+        parts += [ModelPart("token types", spec.token_types * width, "types D")] if spec.token_types else []
         norms["embedding norm"] = spec.norm if spec.embedding_norm == "model" else None
-    parts += [ModelPart(name, _norm(norm, dim), _norm_text(norm, "D")) for name, norm in norms.items() if norm]
+    if kind != "decoder" and spec.final_norm == "none":
+        norms["final norm"] = None
+    sizes = {"embedding norm": width, "final norm": dim}
+    normed = [ModelPart(name, _norm(norm, sizes[name]), _norm_text(norm, "D")) for name, norm in norms.items() if norm]
+    parts += normed
+    if spec.embedding_dim:
+        size, text = (width + 1) * dim, f"D={dim} E={width}"
+        parts.append(ModelPart("embedding map", size, "E D + D", text, lambda s: 2.0 * width * dim, "2 E D"))
     parts += _stack(spec.blocks, spec.layers, spec, position, "decoder")
     if kind == "encoder-decoder":
         other = _meta(lambda: build_position(spec.position, spec.encoder, dim, spec.max_length, encoder=True))
         parts += [replace(p, stack="encoder") for p in _whole("encoder positions", other)]
         parts += _stack(spec.encoder, spec.encoder_layers, spec, other, "encoder")
-        parts += [ModelPart("encoder final norm", _norm(spec.norm, dim), _norm_text(spec.norm, "D"), stack="encoder")]
+        parts += [replace(part, name=f"encoder {part.name}", stack="encoder") for part in normed]
     if spec.head is not None:
         parts.append(_head(spec, vocab_size))
-    tables = vocab_size * dim * (not spec.tied) + _size(position) * (spec.position.name.startswith("learned"))
+    tables = vocab_size * width * (not spec.tied) + _size(position) * (spec.position.name.startswith("learned"))
     return Costs(kind, tuple(parts), vocab_size, tables)
 
 
 def _head(spec: Any, vocab_size: int) -> ModelPart:
-    built = _meta(lambda: spec.head.build(dim=spec.dim, vocab_size=vocab_size))
-    shared = vocab_size * spec.dim if spec.tied else 0
+    width = spec.embedding_dim or spec.dim
+    built = _meta(lambda: spec.head.build(dim=spec.dim, vocab_size=vocab_size, width=width))
+    shared = vocab_size * width if spec.tied else 0
     plain = spec.head.name == "linear"
     formula = "0 (tied to the embedding)" if spec.tied and plain else "V D" if plain else COUNTED
     state = _counted_state(built)
     return ModelPart(
-        "head",
-        _size(built) - shared,
-        formula,
-        flops=lambda s: float(built.flops(s)),
-        flops_formula="2 V D" if plain else COUNTED,
-        state=state,
-        state_formula=COUNTED if state(16, 2) else "",
-    )
+        "head", _size(built) - shared, formula, flops=lambda s: float(built.flops(s)),
+        flops_formula="2 V D" if plain else COUNTED, state=state, state_formula=COUNTED if state(16, 2) else "",
+    )  # fmt: skip
 
 
 def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: Stack) -> list[ModelPart]:
@@ -217,14 +219,9 @@ def mixer(spec: Any, dim: int) -> ModelPart:
     built = _meta(lambda: spec.build(dim=dim))
     state = _counted_state(built)
     return ModelPart(
-        f"mixer {spec.name}",
-        _size(built),
-        COUNTED,
-        flops=lambda s: float(built.flops(s)),
-        flops_formula=COUNTED,
-        state=state,
-        state_formula=COUNTED,
-    )
+        f"mixer {spec.name}", _size(built), COUNTED, flops=lambda s: float(built.flops(s)), flops_formula=COUNTED,
+        state=state, state_formula=COUNTED,
+    )  # fmt: skip
 
 
 def _softmax(spec: Any, dim: int) -> ModelPart | None:

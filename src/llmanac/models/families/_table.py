@@ -85,7 +85,9 @@ class Key(ConfigEntry):
         if self.kind is bool:
             return config.flag(name, bool(default))
         if set(self.kind) <= {True, False}:
-            return self.kind[config.flag(name, bool(default))]
+            if (value := config.flag(name, bool(default))) not in self.kind:
+                config.expect(name, *self.kind)
+            return self.kind[value]
         return config.choose(name, self.kind, default)
 
     def write(self, data: Data) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start
             Key("activation_function", f"{FFN[0]}.activation", ACTIVATIONS, "gelu", paths=(f"{FFN[1]}.activation",)),
             Key("max_position_embeddings", "max_length", default=1024) if fixed else OPTPositions(1024),
             Only("scale_embedding", (True,), absent=False) if fixed else ScaledEmbedding(),
-            Only("tie_word_embeddings", (True,)),  # else each stack has embeddings of its own
+            Key("tie_word_embeddings", "tied", {True: True}, True),  # else each stack has embeddings of its own
             T5Start(start),
             Only("is_encoder_decoder", (True,)),
             *(Only(flag, (None, value)) for flag, value in flags.items()),

@@ -7,8 +7,8 @@ hold each layer's causal mask; both are read. Radford et al. 2019.
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Names
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._config import Names, Table
+from llmanac.models.families._table import ConfigEntry, Family, Key, Only
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -24,6 +24,22 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
+# what GPT-Neo shares with it
+FURTHER: tuple[ConfigEntry, ...] = (
+    Key("activation_function", "blocks.*.ffn.activation", ACTIVATIONS, default="gelu_new"),
+    Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
+    Key("tie_word_embeddings", "tied", bool, default=True),
+)
+NAMES: Table = {
+    "model.embed_tokens": "transformer.wte",
+    "model.position.embeddings": "transformer.wpe",
+    "model.norm": "transformer.ln_f",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+
 FAMILY = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
@@ -37,9 +53,7 @@ FAMILY = Family(
         Key("n_layer", "layers", default=12),
         Key("n_head", "blocks.*.mixer.heads", default=12),
         Key("n_positions", "position.rows", default=1024, paths=("max_length",)),
-        Key("activation_function", "blocks.*.ffn.activation", ACTIVATIONS, default="gelu_new"),
-        Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
-        Key("tie_word_embeddings", "tied", bool, default=True),
+        *FURTHER,
         Only("scale_attn_weights", (True,)),
         Only("scale_attn_by_inverse_layer_idx", (False,)),
         Only("add_cross_attention", (False,)),
@@ -49,15 +63,9 @@ FAMILY = Family(
         Names(
             layers="transformer.h.*.",
             table={
-                "model.embed_tokens": "transformer.wte",
-                "model.position.embeddings": "transformer.wpe",
-                "model.norm": "transformer.ln_f",
-                "input_layernorm": "ln_1",
-                "post_attention_layernorm": "ln_2",
+                **NAMES,
                 ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): "attn.c_attn",
                 "self_attn.o_proj": "attn.c_proj",
-                "mlp.up_proj": "mlp.c_fc",
-                "mlp.down_proj": "mlp.c_proj",
             },
             transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
         ),

@@ -11,7 +11,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import Data, Family, Key, Layered
-from llmanac.models.families.gpt2 import ACTIVATIONS
+from llmanac.models.families.gpt2 import FURTHER, NAMES
 from llmanac.models.families.llama import FFN, MIXER
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
@@ -62,25 +62,13 @@ FAMILY = Family(
         Key("num_heads", f"{MIXER}.heads", default=16, aliases=("num_attention_heads",)),
         Key("intermediate_size", f"{FFN}.width", default=None),
         Key("max_position_embeddings", "position.rows", default=2048, paths=("max_length",)),
-        Key("activation_function", f"{FFN}.activation", ACTIVATIONS, default="gelu_new"),
-        Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
-        Key("tie_word_embeddings", "tied", bool, default=True),
+        *FURTHER,
         Layered("attention_types", "mixer.window", _read, _written),
     ),
     names=(
         Names(
             layers="transformer.h.*.",
-            table={
-                "model.embed_tokens": "transformer.wte",
-                "model.position.embeddings": "transformer.wpe",
-                "model.norm": "transformer.ln_f",
-                "input_layernorm": "ln_1",
-                "post_attention_layernorm": "ln_2",
-                "self_attn.o_proj": "attn.attention.out_proj",
-                "self_attn": "attn.attention",
-                "mlp.up_proj": "mlp.c_fc",
-                "mlp.down_proj": "mlp.c_proj",
-            },
+            table={**NAMES, "self_attn.o_proj": "attn.attention.out_proj", "self_attn": "attn.attention"},
         ),
     ),
     writes={"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0},

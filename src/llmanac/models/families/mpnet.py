@@ -5,14 +5,15 @@ Positions begin behind row 1 of their table whatever `pad_token_id` says, and th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Family, Only, at
-from llmanac.models.families.bert import FAMILY as BERT
-from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
-from llmanac.models.families.roberta import LABELS
+from llmanac.models.families._table import ConfigEntry, Data, Only, at
+from llmanac.models.families.bert import LAYER, SIZES, embeddings
+from llmanac.models.families.roberta import FAMILY as ROBERTA
+from llmanac.models.families.roberta import HEAD, head
 from llmanac.models.lm.encoder import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
@@ -39,7 +40,8 @@ class MPNetPositions(ConfigEntry):
         return {"position.absolute.rows": "max_position_embeddings"}
 
 
-FAMILY = Family(
+FAMILY = replace(
+    ROBERTA,
     model_type="mpnet",
     architecture="MPNetForMaskedLM",
     spec=Spec(norm=LayerNorm(eps=1e-12), position=Buckets(directions="both", absolute=Learned())),
@@ -47,9 +49,7 @@ FAMILY = Family(
         *(entry for entry in SIZES if not entry.fields().keys() & {"token_types"}),
         MPNetPositions(),
         Only("relative_attention_num_buckets", (32,)),
-        MaskedHeadNames(
-            "MPNetForMaskedLM", "MPNetModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
-        ),
+        head("MPNet"),
     ),
     names=(
         Names(
@@ -64,15 +64,9 @@ FAMILY = Family(
                 "self_attn.v_proj": "attention.attn.v",
                 "self_attn.o_proj": "attention.attn.o",
                 "post_attention_layernorm": "attention.LayerNorm",
-                "lm_head.norm": "lm_head.layer_norm",
-                "lm_head.weight": "lm_head.decoder.weight",
+                **HEAD,
             },
         ),
     ),
-    writes=BERT.writes,
-    neutral=BERT.neutral,
-    ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
     prefix="mpnet.",
-    biases=("lm_head.bias", "lm_head.decoder.bias"),
-    labels=LABELS,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.families._config import Config, Names
+from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ConfigEntry, Data, Family
 from llmanac.models.families.bert import FAMILY as BERT
@@ -33,6 +33,14 @@ class RobertaPositions(ConfigEntry):
         return {"position.rows": "max_position_embeddings"}
 
 
+def head(kind: str) -> MaskedHeadNames:
+    """The head of a class that is named so."""
+    return MaskedHeadNames(
+        f"{kind}ForMaskedLM", f"{kind}Model", lambda config, data: {"norm": dict(data["norm"])}, untied=True
+    )
+
+
+HEAD: Table = {"lm_head.norm": "lm_head.layer_norm", "lm_head.weight": "lm_head.decoder.weight"}
 LABELS = Labels("classifier.out_proj", "classifier", "classifier.dense", "", "first", "tanh", "all")
 
 FAMILY = Family(
@@ -42,9 +50,7 @@ FAMILY = Family(
     entries=(
         *SIZES,
         RobertaPositions(),
-        MaskedHeadNames(
-            "RobertaForMaskedLM", "RobertaModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
-        ),
+        head("Roberta"),
     ),
     names=(
         Names(
@@ -52,8 +58,7 @@ FAMILY = Family(
             table={
                 **embeddings("roberta"),
                 **LAYER,
-                "lm_head.norm": "lm_head.layer_norm",
-                "lm_head.weight": "lm_head.decoder.weight",
+                **HEAD,
             },
         ),
     ),

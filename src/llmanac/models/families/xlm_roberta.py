@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmanac.models.families.bert import SIZES, MaskedHeadNames
+from llmanac.models.families.bert import SIZES
 from llmanac.models.families.roberta import FAMILY as ROBERTA
-from llmanac.models.families.roberta import RobertaPositions
+from llmanac.models.families.roberta import RobertaPositions, head
 
 FAMILY = replace(
     ROBERTA,
@@ -15,8 +15,6 @@ FAMILY = replace(
     entries=(
         *SIZES,
         RobertaPositions(),
-        MaskedHeadNames(
-            "XLMRobertaForMaskedLM", "XLMRobertaModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
-        ),
+        head("XLMRoberta"),
     ),
 )

@@ -171,6 +171,10 @@ class Encoder(Transformer):
             raise RequestError(f"token_types: must be from 0 to {self.spec.token_types - 1}")
         return x + self.token_types(kinds).to(x.dtype)
 
+    def forward_flops(self, keys: float) -> float:
+        wider = 0.0 if self.embed_proj is None else 2.0 * self.embed_proj.weight.numel()
+        return super().forward_flops(keys) + wider
+
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token of a row of `length`, which sees all of it; see `Transformer`."""
         return 3 * self.forward_flops(length)
