@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,28 @@ def on_files(files: Files, config: Any) -> Files:
     for name, file in FURTHER.items():
         text = (ROOT / file).read_text("utf-8")
         files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
     return files
+
+
+def notebook(path: Path) -> str:
+    """A notebook as Markdown, with its kept outputs."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [_output(one) for one in cell.get("outputs", ())]
+    return "\n\n".join(parts)
+
+
+def _output(output: Mapping[str, Any]) -> str:
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "image/png" in data:
+        return f"![Output](data:image/png;base64,{data['image/png'].strip()})"
+    if "text/html" in data:
+        return "\n".join(line for line in "".join(data["text/html"]).splitlines() if line.strip())
+    return "```text\n" + "".join(data["text/plain"]).strip("\n") + "\n```"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
+    "LlmanacError": "llmanac.core.errors",
     "load_model": "llmanac.models.load",
     "save_model": "llmanac.models.save",
     "load_tokenizer": "llmanac.tokenizers.load",
@@ -36,6 +37,7 @@ _CALLED = ("evaluate", "generate")  # packages that are called like the function
 
 if TYPE_CHECKING:
     from llmanac.api import align, ask, distill, evaluate, generate, index, merge, quantize, specialize, tune
+    from llmanac.core.errors import LlmanacError
     from llmanac.core.registry import build
     from llmanac.evaluate.classify import classify
     from llmanac.evaluate.correct import Corrector
@@ -51,9 +53,9 @@ if TYPE_CHECKING:
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
-    "Corrector", "Engine", "align", "ask", "build", "classify", "compare", "distill", "embed", "evaluate", "generate",
-    "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model", "score", "specialize",
-    "train_classifier", "train_tokenizer", "tune", "verdict",
+    "Corrector", "Engine", "LlmanacError", "align", "ask", "build", "classify", "compare", "distill", "embed",
+    "evaluate", "generate", "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model",
+    "score", "specialize", "train_classifier", "train_tokenizer", "tune", "verdict",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from llmanac.core import registry
 from llmanac.core.spec import make_method
 from llmanac.data.stages import CorpusStage
 
-PAGE = "docs/data.md"
+PAGES = ("docs/data.md", "docs/data-reference.md")
 LEAKED = "which of these fourteen words in a row was found in the notes that somebody left here"
 
 
@@ -49,7 +49,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.mark.slow  # a process for each of its commands; test_build_command.py runs the same ones on less
 @pytest.mark.timeout(600)
 def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
-    session.page((root / PAGE).read_text("utf-8"))
+    session.page("\n".join((root / page).read_text("utf-8") for page in PAGES))
     built = {path.parent.name: json.loads(path.read_text()) for path in session.folder.glob("corpora/*/manifest.json")}
     dropped = {name: {s["name"]: s["dropped"] for s in manifest["stages"]} for name, manifest in built.items()}
     assert dropped["dedup"]["exact"] == {"exact-duplicate": 1}
@@ -60,7 +60,7 @@ def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
 
 
 def test_the_table_of_stages_is_whole_and_true(root: Path) -> None:
-    section = (root / PAGE).read_text("utf-8").partition("## The stages")[2].partition("###")[0]
+    section = (root / PAGES[0]).read_text("utf-8").partition("## The stages")[2].partition("###")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
     table = {name.strip("`"): (choices, sees) for name, _, choices, sees in lines[1:]}
     assert table.keys() == registry.methods("stage").keys()

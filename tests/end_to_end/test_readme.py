@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -47,13 +48,20 @@ LONG = [
         "tokenizers",
     )
 ]
-# run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
+# pages that go on from another, whose files and servers they use
+FURTHER = {
+    "docs/evaluate.md": ["docs/verdict.md", "docs/ratings.md"],
+    "docs/serve.md": ["docs/serve-limits.md"],
+}
+# run by test_data_page.py, which has the page's inputs, test_reference_page.py and tests/contracts/test_contributing.py
 ELSEWHERE = [
     "docs/constrain.md",
     "docs/constraints-methods.md",
     "docs/data.md",
+    "docs/data-reference.md",
     "docs/guide.md",
     "docs/parallel.md",
+    "docs/reference.md",
     "CONTRIBUTING.md",
 ]
 
@@ -66,11 +74,11 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 def prepared(session: Session, root: Path, page: str) -> str:
-    """The page, in a folder with the project's own pages, as a clone has them."""
+    """The page and those that go on from it, in a folder with the project's own pages, as a clone has them."""
     for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
         (session.folder / path.relative_to(root)).parent.mkdir(exist_ok=True)
         shutil.copy(path, session.folder / path.relative_to(root))
-    return (root / page).read_text("utf-8")
+    return "\n".join((root / name).read_text("utf-8") for name in (page, *FURTHER.get(page, ())))
 
 
 def fast(pages: list[str]) -> list[Any]:
@@ -151,7 +159,7 @@ def test_every_page_is_run(root: Path) -> None:
         found = blocks(text)
         assert all(block.why.strip() for block in found if block.mark), page
         assert "not run" not in [block.mark for block in found], page
-        if page in (*PAGES, *ELSEWHERE):
+        if page in (*PAGES, *ELSEWHERE, *itertools.chain(*FURTHER.values())):
             assert not INDENTED.search(text), f"{page}: a command outside of a ```console block is run by no test"
         else:
             assert not any(block.commands or block.language == "python" for block in found), f"{page} is run by no test"

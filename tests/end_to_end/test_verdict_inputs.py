@@ -240,7 +240,7 @@ def test_scores_without_a_spread_say_no_size(tmp_path):
     (("id", "SCORE"), "; rename the column 'SCORE' to 'score'"), ((" id", "score"), "rename the column ' id' to 'id'"),
     (("Benchmark", "item", "Prompt", "scores"),
     "rename the column 'Benchmark' to 'benchmark'; rename the column 'Prompt'"),
-    (("doc", "points"), "docs/evaluate.md has the forms"),
+    (("doc", "points"), "docs/verdict.md has the forms"),
 ])  # fmt: skip
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_columns_in_other_letters_are_named(names, said, suffix, tmp_path):

@@ -15,7 +15,7 @@ def verdict_command(
     slices: str | None = None, group: str | None = None, baseline: str = "A", report: Path | None = None,
     changed: int = 100, fail_if: str | None = None, force: Force = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Whether B is better than A: logs of an evaluation, paired item by item; `docs/evaluate.md` has the forms.
+    """Whether B is better than A: logs of an evaluation, paired item by item; `docs/verdict.md` has the forms.
 
     Args:
         logs (LOG): Of A and B, and of further systems: files, or folders that a harness wrote.

@@ -23,7 +23,7 @@ class Run(Shown):
     """A finished run.
 
     Attributes:
-        folder: everything it wrote (docs/architecture.md lists the files).
+        folder: everything it wrote (docs/run-folder.md lists the files).
         recipe: the resolved recipe; it states everything.
         results: what `results.json` holds.
     """

@@ -78,7 +78,7 @@ def read_log(path: str | Path, label: str, fields: Sequence[str] = ()) -> Log:
     if not log.items:
         forms = ", ".join(form.TITLE for form in FORMS)
         raise DataError(
-            f"{where}: holds no log with a row (known: {forms}); docs/evaluate.md has the forms{_hint(where)}"
+            f"{where}: holds no log with a row (known: {forms}); docs/verdict.md has the forms{_hint(where)}"
         )
     return log
 
