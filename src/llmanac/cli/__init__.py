@@ -46,7 +46,7 @@ GROUPS = {
     "calculate": "calculate.app", "exercise": "exercise.app", "question": "guide.question_app",
     "classify": "classify.app", "data": "data.app", "tokenizer": "tokenizer.app", "ngram": "ngram.app",
     "quality": "quality.quality_app", "metric": "metric.app", "benchmark": "benchmark.app", "memory": "memory.app",
-    "parallel": "parallel.parallel_app", "scaling": "scaling.app",
+    "parallel": "parallel.parallel_app", "scaling": "scaling.app", "new": "new.app",
 }  # fmt: skip
 
 
