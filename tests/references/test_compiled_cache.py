@@ -10,8 +10,9 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
-from numba import config
+from numba import config, njit
 
 from llmanac import kernels
 from llmanac.core.errors import LlmanacError
@@ -19,6 +20,7 @@ from llmanac.core.files import cache_folder
 from llmanac.guide.progress import default_path
 from llmanac.kernels.cache import VARIABLE, folder
 from llmanac.kernels.infer import machine
+from llmanac.kernels.part import inner
 from llmanac.kernels.text import cached
 
 
@@ -172,3 +174,20 @@ print(engine.native.form, len(engine.generate([1, 2, 3], max_new_tokens=4, stop_
 @pytest.mark.slow
 def test_a_generic_processor_runs_the_plain_form(place):
     assert process(GENERIC, NUMBA_CPU_NAME="generic").stdout.split() == ["plain", "4"]
+
+
+def test_a_part_has_one_form_for_constants_and_narrow_integers():
+    @inner
+    def part(x, doubled):
+        if x < 0:
+            raise ValueError("below zero")
+        return 2 * x if doubled else x
+
+    @njit
+    def whole(numbers):
+        return part(numbers[0], True) + part(5, False) + part(len(numbers), numbers[0] > 2)
+
+    assert whole(np.array([3], np.int32)) == 6 + 5 + 2
+    assert len(part.overloads) == 1
+    with pytest.raises(ValueError, match="below zero"):
+        whole(np.array([-1], np.int32))

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from llmanac.core.progress import announced
 from llmanac.kernels.cache import keep
+from llmanac.kernels.part import inner, widened
 
 SEPARATOR = b"\xff"
 PADDING = 192
@@ -32,17 +33,13 @@ _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts
 _COMPILED: list[str] = []
 
 
-# a part of kernels: only compiled code calls it, so that nothing is compiled for callers in Python and C
-inner: Any = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
 def cached(function: Callable[..., Any], **options: Any) -> Any:
     """`njit` whose compiled form is kept on disk until any file of kernels changes; `_cache.py` says where.
 
     Args:
         options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, ...
     """
-    return _announcing(keep(njit(**{"no_cfunc_wrapper": True, **options})(function)))
+    return _announcing(keep(widened(njit(**{"no_cfunc_wrapper": True, **options})(function))))
 
 
 def _announcing(dispatcher: Any) -> Any:

@@ -49,7 +49,8 @@ def number_words(
             entry = table[at]
             if entry == 0:
                 start = ends[size - 1] + 1 if size else 0
-                pool[start : start + length + 1] = data[begin : i + 1]
+                for j in range(length + 1):
+                    pool[start + j] = data[begin + j]
                 ends[size] = start + length
                 number, size = size, size + 1
                 table[at] = tag | np.uint64(size)

@@ -120,7 +120,7 @@ def _further_merges(
     symbol_of = np.full(0x110000, -1, np.int32)
     symbol_of[FIRST_SYMBOL : FIRST_SYMBOL + len(symbols)] = np.arange(len(symbols))
     offsets = np.concatenate([[0], 4 * ends]).astype(np.int64)  # every such character is four bytes of UTF-8
-    as_text = np.frombuffer(marked.tobytes().decode("utf-32-le").encode("utf-8") + bytes(32), np.uint8)
+    as_text = np.frombuffer(bytearray(marked.tobytes().decode("utf-32-le").encode("utf-8") + bytes(32)), np.uint8)
     merges = merge(as_text, offsets, found.counts, symbol_of, symbols, extra - len(fresh))
     texts = list(symbols)
     for left, right in merges.tolist():

@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.known import COUNT as COUNT_AT
 from llmanac.kernels.bpe.known import IDS as IDS_AT
@@ -132,7 +131,7 @@ def _sift_down(heap, size, key):
     heap[at] = key
 
 
-@njit
+@cached
 def _merge_long(address, length, byte_ids, pairs, ids, counters, dropped, state):
     """The same as `_merge_short` through a heap of (rank, place); `counters[STEPS]` counts what it pushes and pops."""
     after, before = np.empty(length, np.int32), np.empty(length, np.int32)

@@ -177,7 +177,8 @@ def text_of(m, buffer, start, stop, make):
     new, used = m.counts[TEXTS], m.counts[LETTERS]
     if new + 1 >= m.text_at.shape[0] or used + stop - start > m.letters.shape[0]:
         return np.int64(FULL)
-    m.letters[used : used + stop - start] = buffer[start:stop]
+    for i in range(start, stop):  # a slice that an array is assigned to compiles for seconds
+        m.letters[used + i - start] = buffer[i]
     m.text_at[new], m.text_at[new + 1] = used, used + stop - start
     m.counts[TEXTS], m.counts[LETTERS] = new + 1, used + stop - start
     table[slot] = new

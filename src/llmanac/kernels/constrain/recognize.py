@@ -157,7 +157,8 @@ def set_of(g, m, count):
     new = m.counts[items.SETS]
     if new >= m.moves.shape[0] or m.sets[new, items.KERNEL_AT] + count > m.items.shape[1]:
         return np.int64(items.FULL)
-    m.items[items.KERNELS, m.sets[new, items.KERNEL_AT] : m.sets[new, items.KERNEL_AT] + count] = kernel
+    for i in range(count):
+        m.items[items.KERNELS, m.sets[new, items.KERNEL_AT] + i] = kernel[i]
     m.sets[new + 1, items.KERNEL_AT] = m.sets[new, items.KERNEL_AT] + count
     m.moves[new] = items.UNKNOWN
     if close(g, m, new, count) < 0:

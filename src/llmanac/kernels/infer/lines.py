@@ -186,4 +186,5 @@ def mix(plan, room, layer, n, thread, threads):
                 m += 1
         meet(counter, threads)
     for b in range(first, last):
-        room.y[b, :size] = room.mixed[b]
+        for i in range(size):
+            room.y[b, i] = room.mixed[b, i]

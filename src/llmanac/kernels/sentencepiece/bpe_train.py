@@ -122,9 +122,9 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, widths, a
     symbols, word_of = np.full(total, NONE, np.int32), np.zeros(total, np.int32)
     after, before = np.zeros(total, np.int32), np.zeros(total, np.int32)
     characters = np.ones(alphabet + most, np.int64)
-    characters[:alphabet] = widths
     n, used = 1, np.int64(0)
     for symbol in range(alphabet):
+        characters[symbol] = widths[symbol]
         used = max(used, starts[symbol] + lengths[symbol])
     for word in range(counts.shape[0]):
         at = offsets[word]

@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import step
-from llmanac.kernels.text import character_length, inner
+from llmanac.kernels.text import cached, character_length, inner
 
 ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
 MINUS_INFINITY = -np.inf
 RESET = 100000.0  # a 32-bit sum beyond this is taken off all paths at hand, as the library does
 
 
-@njit
+@cached
 def viterbi(buffer, start, stop, before, nodes, scores, unknown, unknown_score, single, best, came, what):
     """Fill `best[i]`, `came[i]`, `what[i]`: the best sum of a path to `start + i`, where its last piece starts, its id.
 
