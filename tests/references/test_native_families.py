@@ -1,4 +1,4 @@
-"""The native runner on random models of each family: the logits of transformers, or a reason why it does not run one."""
+"""The native runner on random models of each family: the logits of transformers, or a reason why not."""
 
 from __future__ import annotations
 
