@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from llmanac.kernels.text import ONE, cached, count_ones
+from llmanac.kernels.text import ONE, cached, count_ones, inner
 
 FEW, LIKELY = 500, 0.7  # postings of a word that is read at once; share of `rest` below which a bound is not tried
 BLOCK = 256  # scores that are compared with the least one before any is kept
@@ -102,7 +102,7 @@ def prepare_words(
         most[word] = low if low < 0 else high
 
 
-@functools.partial(cached, nogil=True)
+@inner
 def weight_of(texts: np.ndarray, weights: np.ndarray, low: int, high: int, text: int) -> float:
     """The weight of `text` among the postings low, ..., high - 1, which are ordered by text; 0 where it is none."""
     end = high
@@ -115,7 +115,7 @@ def weight_of(texts: np.ndarray, weights: np.ndarray, low: int, high: int, text:
     return np.float64(weights[low]) if low < end and texts[low] == text else 0.0
 
 
-@functools.partial(cached, nogil=True)
+@inner
 def weight_by_bit(weights: np.ndarray, start: int, bits: np.ndarray, ranks: np.ndarray, text: int) -> float:
     """`weight_of` for a word with its rows of bits and ranks, and postings from `start` on; without a branch."""
     number = np.uint64(text)
@@ -125,7 +125,7 @@ def weight_by_bit(weights: np.ndarray, start: int, bits: np.ndarray, ranks: np.n
     return np.float64(weights[start + before * np.int64(held)]) * np.float64(held)
 
 
-@functools.partial(cached, nogil=True)
+@inner
 def insert(places: np.ndarray, kept: np.ndarray, size: int, text: int, score: float) -> int:
     """Put a score into the k best, of equal ones the first text before the others; returns how many there are now."""
     k = len(places)
@@ -139,7 +139,7 @@ def insert(places: np.ndarray, kept: np.ndarray, size: int, text: int, score: fl
     return min(size + 1, k)
 
 
-@functools.partial(cached, nogil=True)
+@inner
 def _still_possible(scores: np.ndarray, seen: np.ndarray, count: int, least: float) -> int:
     """Keep the texts of seen[:count] whose sum reaches `least`, set the sums of the others to 0; how many are kept."""
     kept = 0
@@ -248,7 +248,7 @@ def best_of_query(
     return size
 
 
-@functools.partial(cached, nogil=True)
+@inner
 def best_of_all(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
     """The k largest of all scores (N,) other than 0 into places and kept; leaves scores at 0, says how many."""
     k, size, least = len(places), 0, -np.inf

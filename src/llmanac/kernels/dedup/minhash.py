@@ -109,7 +109,7 @@ def _next_unit(buffer, at, stop, by_byte, by_code_point):
     return begin, at
 
 
-@cached
+@inner
 def next_spans(buffer, at, stop, by_byte, by_code_point, spans):
     """Write where the next units are, at most `LANES` of them.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.text import cached, hash_of, load_byte, prefetch, same_bytes, word_key
+from llmanac.kernels.text import cached, hash_of, inner, load_byte, prefetch, same_bytes, word_key
 
 KEY_BYTES = 16
 BATCH = 64  # words whose table slots are fetched together
@@ -36,7 +36,7 @@ def find_word(table, blob, offsets, address, length):
     return _probe(table, blob, offsets, address, length, first, second, slot)
 
 
-@cached
+@inner
 def _probe(table, blob, offsets, address, length, first, second, slot):
     mask = np.uint64(table.shape[0] - 1)
     while table[slot, 3] != 0:
@@ -151,7 +151,7 @@ def read_words(
     return OK, at, count, filled, open_at
 
 
-@cached
+@inner
 def parse_number(text, at, end):
     """`(value, whether it is a number)` of the bytes `text[at:end]`: decimal, with a point and an exponent; or inf."""
     if at >= end:
@@ -207,7 +207,7 @@ def parse_number(text, at, end):
     return sign * mantissa, True
 
 
-@cached
+@inner
 def write_number(value, out, at):
     """Write a number as decimal digits that read back as its float32 (for sizes above 1e-4); returns where it ends."""
     if value < 0.0:
