@@ -1,4 +1,4 @@
-"""The commands of docs/models.md on files that people have: Qwen2.5-Coder 0.5B and Gemma 3 270M in Q4_K_M."""
+"""The commands of docs/gguf.md on files that people have: Qwen2.5-Coder 0.5B and Gemma 3 270M in Q4_K_M."""
 
 import json
 

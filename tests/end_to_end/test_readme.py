@@ -50,6 +50,7 @@ LONG = [
 ]
 # pages that go on from another, whose files and servers they use
 FURTHER = {
+    "docs/models.md": ["docs/embeddings.md", "docs/gguf.md"],
     "docs/compare.md": ["docs/compare-studies.md"],
     "docs/evaluate.md": ["docs/verdict.md", "docs/ratings.md"],
     "docs/serve.md": ["docs/serve-limits.md"],

@@ -18,7 +18,7 @@ QUESTIONS = {  # and the page that answers
     "how do I add a sampler": "contributing",
     "how is a verdict made": "compare",
     "how do I serve two models": "serve",
-    "export to a GGUF file": "models",
+    "export to a GGUF file": "gguf",
     "train on several GPUs": "parallel",
     "JSON schema": "constrain",
     "deduplicate a corpus": "data",
