@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from llmanac.core.errors import LlmanacError
 
 TORCH = "uv pip install --torch-backend cpu 'llmanac[torch]'"
-EXTRAS = {"torch": "torch", "matplotlib": "plots", "PIL": "images", "pyarrow": "data"}  # modules that a light one lacks
+EXTRAS = {  # modules that a light one lacks
+    "torch": "torch", "matplotlib": "plots", "PIL": "images", "pyarrow": "data",
+    "tensorboard": "tracking", "wandb": "tracking", "mlflow": "tracking",
+}  # fmt: skip
 
 
 def needs(what: str, module: str) -> LlmanacError:

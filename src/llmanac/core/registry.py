@@ -58,6 +58,7 @@ KINDS: dict[str, str] = {
     "environment": "act/environments",
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
+    "tracker": "train/trackers",
     "retriever": "retrieve",
     "multimodal": "models/images",
     "sampler": "models/images/samplers",

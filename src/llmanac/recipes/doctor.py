@@ -21,7 +21,7 @@ USES = {
     "plots": "charts on pages",
     "images": "pictures",
     "data": "web pages, PDF, office files, Parquet, and the languages of texts",
-    "tracking": "TensorBoard's files of a run",
+    "tracking": "trackers of a run: TensorBoard, Weights & Biases, MLflow",
     "guide": "formulas and the schedule of exercises in the guide",
     "yaml": "task files of lm-eval",
     "logs": "compressed logs of Inspect",

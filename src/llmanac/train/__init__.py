@@ -10,6 +10,7 @@ from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.spec import Spec, make_method
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.schedules import ScheduleSpec
+from llmanac.train.trackers import TrackerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class TrainSpec(Spec):
         keep: how many of the newest checkpoints stay; the best one stays too.
         recompute: `blocks` keeps only what enters each block and computes the rest again in the backward pass: less
             memory, up to a third more time, the same result.
+        trackers: where the numbers of `metrics.jsonl` go as well; None for TensorBoard where it is installed.
     """
 
     steps: int | None = None
@@ -48,6 +50,7 @@ class TrainSpec(Spec):
     checkpoint_every: int | None = None
     keep: int = 2
     recompute: Literal["none", "blocks"] = "none"
+    trackers: tuple[TrackerSpec, ...] | None = None
 
     ranges = within(COUNT, "steps batch_tokens length micro_batch checkpoint_every keep") | within(NOT_NEGATIVE, "clip")
 

@@ -29,7 +29,7 @@ from llmanac.train.plan import TrainingPlan, plan, set_attention, set_recompute
 from llmanac.train.step import Stepper, StepResult
 
 Evaluate = Callable[[Any], Mapping[str, float]]
-MAY_CHANGE = ("keep", "checkpoint_every", "recompute")  # fields that do not change what is computed
+MAY_CHANGE = ("keep", "checkpoint_every", "recompute", "trackers")  # fields that do not change what is computed
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train(
     report: Callable[[str], object] | None = None, team: Any = None,
     saved: Callable[[int, int], object] | None = None, patience: int | None = None,
 ) -> TrainResult:  # fmt: skip
-    """Train a model in place; the folder gets plan.json, metrics.jsonl, tensorboard/ and checkpoints/.
+    """Train a model in place; the folder gets plan.json, metrics.jsonl, checkpoints/ and a folder a tracker.
 
     Args:
         model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's).
@@ -152,7 +152,7 @@ class _TrainingRun:
         if not resume and checkpoints.steps():
             checkpoints.clear()
         made = self._plan(spec, resume, found.step if found else None, budget)
-        spec = made.spec
+        trackers, spec = spec.trackers, made.spec
         set_attention(self.model, spec.attention)
         set_recompute(self.model, spec.recompute)
         self.optimizer = spec.optimizer.build(model=self.trained.optimized)
@@ -176,7 +176,8 @@ class _TrainingRun:
         result, rate, steps = None, _Rate(), spec.steps or 0
         clock = pace.Pace(budget, self._elapsed(), settled=made.settled_at < math.inf) if budget and made.open else None
         every = made.checkpoint_every
-        metrics = MetricsLog(self.folder, step=self.step)
+        config = flatten({"train": dump(spec), "seed": self.seed, "label": label})
+        metrics = MetricsLog(self.folder, step=self.step, trackers=trackers, config=config, report=self.report)
         try:
             with interruptible() as interrupted, progress(label, steps, "steps") as bar:
                 bar.done = self.step
@@ -366,7 +367,8 @@ class _TrainingRun:
 def _changes(asked: TrainSpec, planned: TrainSpec) -> dict[str, tuple[Any, Any]]:
     """The fields that a plan does not meet, `{path: (asked for, planned)}`; what was left open it always meets."""
     before = flatten(dump(planned))
-    wanted = {path: value for path, value in flatten(dump(asked)).items() if value != "auto" and path not in MAY_CHANGE}
+    stated = {path: value for path, value in flatten(dump(asked)).items() if value != "auto"}
+    wanted = {path: value for path, value in stated.items() if path.partition(".")[0] not in MAY_CHANGE}
     return {path: (value, before.get(path)) for path, value in wanted.items() if value != before.get(path)}
 
 

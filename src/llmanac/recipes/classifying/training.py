@@ -21,13 +21,14 @@ from torch import nn
 
 from llmanac.core import files
 from llmanac.core.progress import Report
+from llmanac.core.registry import methods
 from llmanac.core.run_folder import LOCK, RECIPE, STATE, Recipe, RunFolder, RunSpec
 from llmanac.data.labelled import Labelled
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.train.checkpoint import fingerprint
 
 ENDING = ".training"
-WRITTEN = ("checkpoints", "plan.json", "metrics.jsonl", "tensorboard", "tokenizer", RECIPE, STATE, LOCK)
+WRITTEN = ("checkpoints", "plan.json", "metrics.jsonl", *methods("tracker"), "tokenizer", RECIPE, STATE, LOCK)
 
 
 @dataclass(frozen=True, kw_only=True)
