@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from llmanac import kernels
 from llmanac.core.errors import LlmanacError
 from llmanac.core.files import cache_folder
 from llmanac.guide.progress import default_path
+from llmanac.kernels import cache
 from llmanac.kernels.cache import VARIABLE, folder
 from llmanac.kernels.infer import machine
 from llmanac.kernels.part import inner
@@ -113,6 +115,37 @@ def test_damaged_files_are_built_again(ending, damage, place, recwarn):
     assert called() == (0, 1)
     assert called() == (1, 0)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("older", ["another type", "other source"])
+def test_a_file_that_the_index_does_not_mean_is_not_run(older, place, monkeypatch):
+    """As a process leaves it that is killed between the index and the file, over a file that was there."""
+    with monkeypatch.context() as before:
+        if older == "other source":
+            before.setattr(cache, "stamp", lambda: "of an older release")
+        made = cached(seventh)
+        assert made(3.0 if older == "another type" else 3) == 22
+    (path,) = folder().rglob("*.nbc")
+    data = path.read_bytes()
+    next(folder().rglob("*.nbi")).unlink()
+    assert called() == (0, 1)
+    path.write_bytes(data)
+    assert called() == (0, 1)
+    assert called() == (1, 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system has no limit of a file's size")
+@pytest.mark.parametrize("largest", [0, 1000])
+def test_a_full_disk_costs_a_compilation(largest, place):
+    code = (
+        "import resource, test_compiled_cache as t\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, resource.RLIM_INFINITY))\nprint(t.called(), t.called())"
+    )
+    done = process(code, **{VARIABLE: str(place)})
+    assert done.stdout.strip() == "(0, 1) (0, 1)" and len(done.stderr.splitlines()) == 1
+    assert "compiled code cannot be kept" in done.stderr and "File too large" in done.stderr
+    assert not list(place.rglob("*.tmp.*"))
+    assert called() == (0, 1) and called() == (1, 0)
 
 
 def test_a_folder_that_cannot_be_written_to_costs_a_compilation(place, capsys):

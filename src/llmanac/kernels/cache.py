@@ -78,6 +78,14 @@ class _Files(caching.IndexDataCacheFile):
         made: bytes = super()._dump(data)
         return hashlib.sha256(made).digest() + made
 
+    def save(self, key: Any, data: Any) -> None:
+        """With what it is of: the index may name an older file, where a process was killed before it wrote its own."""
+        super().save(key, (self._version, self._source_stamp, key, data))
+
+    def load(self, key: Any) -> Any:
+        *of, data = super().load(key) or (None,)
+        return data if of == [self._version, self._source_stamp, key] else None
+
     def _load_index(self) -> dict[Any, str]:
         try:
             with open(self._index_path, "rb") as file:
