@@ -125,8 +125,8 @@ def test_several_are_chosen_by_one_text_and_an_unknown_one_is_named():
     chosen = spec.patch(TrainSpec(), spec.parse_patches(["trackers=wandb,mlflow"]))
     assert [one.name for one in chosen.trackers] == ["wandb", "mlflow"]
     assert TrainSpec.from_data(spec.dump(chosen)) == chosen
-    online = spec.patch(chosen, {"trackers.0.mode": "online"})
-    assert online.trackers[0].mode == "online" and "trackers" not in spec.dump(TrainSpec())
+    other = spec.patch(chosen, {"trackers.0.project": "mine"})
+    assert other.trackers[0].project == "mine" and "trackers" not in spec.dump(TrainSpec())
     with pytest.raises(LlmanacError, match=r"trackers\.0: no tracker named 'wandbb'"):
         spec.patch(TrainSpec(), {"trackers": ["wandbb"]})
 

@@ -59,8 +59,11 @@ class MetricsLog:
         self.path, self.report = folder / FILE, report
         place = folder.resolve()
         name = f"{place.parent.name}/{place.name}"
-        with _own_draws():
-            self._trackers = [t.build(folder=folder, name=name, config=config, step=step) for t in trackers]
+        try:
+            with _own_draws():
+                self._trackers = [t.build(folder=folder, name=name, config=config, step=step) for t in trackers]
+        except Exception as error:  # of one of their libraries
+            raise error if isinstance(error, LlmanacError) else LlmanacError(f"train.trackers: {error}") from error
         before = read_metrics(folder) if step else []
         self._told = {(line["step"], _tag(key)) for line in before if line["step"] > step for key in line}
         kept = [line for line in before if line["step"] <= step]
