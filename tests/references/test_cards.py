@@ -41,7 +41,8 @@ def test_scores_are_evaluation_results_and_what_was_there_stays(tmp_path):
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.75, "held-out rows")
     assert found.license == "mit" and found.tags == before.tags and found.library_name == before.library_name
     save_model(transformer(), tmp_path / "model")  # over itself: its licence stays
-    assert read(tmp_path / "model").license == "mit"
+    after = read(tmp_path / "model")  # and what was measured of the other weights does not
+    assert after.license == "mit" and after.eval_results is None
 
 
 def test_a_readme_of_somebody_else_is_left_alone(tmp_path):

@@ -15,9 +15,8 @@ from llmanac.core.files import write_text
 
 CARD, TAG = "README.md", "llmanac"
 TASKS = {"ForMaskedLM": "fill-mask", "ForConditionalGeneration": "text2text-generation"}
-TEXT = (
-    "Written by llmanac: `llmanac chat FOLDER` or `llmanac generate FOLDER` runs it, `llmanac serve FOLDER` serves it."
-)
+TEXT = "Written by llmanac: `llmanac generate FOLDER` continues text with it, `llmanac serve FOLDER` serves it."
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@.+)?")  # of a model on the hub, with its revision
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -37,30 +36,30 @@ def write_card(folder: Path, text: str, scores: Sequence[tuple[str, str, float]]
 
     Args:
         scores: (data, metric, value) of its evaluation.
-        fields: of the block; those that are None are left out.
+        fields: of the block; None takes one out.
     """
     before = metadata(folder)
     if (folder / CARD).is_file() and TAG not in before.get("tags", ()):
         return
-    block = {"library_name": TAG, "pipeline_tag": "text-generation", "tags": [TAG], **before}
-    block |= {key: value for key, value in fields.items() if value is not None}
+    block = {"library_name": TAG, "pipeline_tag": "text-generation", "tags": [TAG], **before, **fields}
     if scores:
         task = {"type": block["pipeline_tag"]}
         results = [{"task": task, "dataset": {"type": "held-out", "name": data},
                     "metrics": [{"type": metric, "value": value}]} for data, metric, value in scores]  # fmt: skip
         block["model-index"] = [{"name": folder.resolve().parent.name, "results": results}]
-    lines = "".join(f"{key}: {json.dumps(value)}\n" for key, value in block.items())
+    lines = "".join(f"{k}: {json.dumps(v, ensure_ascii=False)}\n" for k, v in block.items() if v is not None)
     write_text(folder / CARD, f"---\n{lines}---\n\n{text.strip()}\n")
 
 
 def first_card(folder: Path, config: Mapping[str, Any], origin: str | None) -> None:
     """The card of a model that is written now, from its config.json and what it was made from."""
     kind, architecture = config["model_type"], config["architectures"][0]
-    made_by = {} if origin is None else _known(origin)
+    known = {"license": metadata(folder).get("license"), **(_known(origin) if origin else {})}
     write_card(
-        folder, f"# {kind}, {architecture}\n\n{TEXT}", library_name=TAG if kind == TAG else "transformers",
+        folder, f"# {kind}, {architecture}\n\n{TEXT}", library_name=TAG if kind.startswith(TAG) else "transformers",
         pipeline_tag=next((tag for end, tag in TASKS.items() if architecture.endswith(end)), "text-generation"),
-        tags=[TAG, *({kind} - {TAG})], license=made_by.get("license"), base_model=made_by.get("base_model"),
+        tags=[TAG, *({kind} - {TAG})], license=known["license"], base_model=known.get("base_model"),
+        **{"model-index": None},  # what was measured of other weights
     )  # fmt: skip
 
 
@@ -68,6 +67,8 @@ def _known(origin: str) -> dict[str, Any]:
     """Licence and name on the hub of the model in a folder, or of the hub's model of that name, without a network."""
     folder = Path(origin)
     if not folder.exists():
+        if not NAME.fullmatch(origin):
+            return {}
         from huggingface_hub import try_to_load_from_cache
 
         name, _, revision = origin.partition("@")
