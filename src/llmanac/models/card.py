@@ -42,6 +42,7 @@ def write_card(folder: Path, text: str, scores: Sequence[tuple[str, str, float]]
     if (folder / CARD).is_file() and TAG not in before.get("tags", ()):
         return
     block = {"library_name": TAG, "pipeline_tag": "text-generation", "tags": [TAG], **before, **fields}
+    block["model-index"] = None  # what was there may be of other weights
     if scores:
         task = {"type": block["pipeline_tag"]}
         results = [{"task": task, "dataset": {"type": "held-out", "name": data},
@@ -59,7 +60,6 @@ def first_card(folder: Path, config: Mapping[str, Any], origin: str | None) -> N
         folder, f"# {kind}, {architecture}\n\n{TEXT}", library_name=TAG if kind.startswith(TAG) else "transformers",
         pipeline_tag=next((tag for end, tag in TASKS.items() if architecture.endswith(end)), "text-generation"),
         tags=[TAG, *({kind} - {TAG})], license=known["license"], base_model=known.get("base_model"),
-        **{"model-index": None},  # what was measured of other weights
     )  # fmt: skip
 
 

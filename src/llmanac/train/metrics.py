@@ -91,14 +91,14 @@ class MetricsLog:
         finally:
             self._tell(lambda tracker: tracker.close())
 
-    def _tell(self, act: Callable[[Tracker], None]) -> None:
+    def _tell(self, act: Callable[[Tracker], object]) -> None:
         for tracker in list(self._trackers):
             try:
                 with _own_draws():
                     act(tracker)
             except Exception as error:  # a server that is away is no reason to lose a training
                 self._trackers.remove(tracker)
-                self.report(f"warning: {type(tracker).__module__}: {error}; the training goes on without this tracker")
+                self.report(f"warning: {tracker.write.__module__}: {error}; the training goes on without this tracker")
 
 
 @contextlib.contextmanager

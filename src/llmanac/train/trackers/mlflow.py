@@ -14,7 +14,7 @@ from typing import Any
 
 from llmanac.core.extras import naming
 from llmanac.core.files import write_text
-from llmanac.train.trackers import TrackerSpec, kept_id
+from llmanac.train.trackers import Tracker, TrackerSpec, kept_id
 
 CARD = {
     "title": "MLflow",
@@ -30,7 +30,7 @@ class Spec(TrackerSpec):
 
     experiment: str = "llmanac"
 
-    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> _MlflowRun:
+    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # files need no database and no server
         with naming("train.trackers=mlflow"):
@@ -47,18 +47,9 @@ class Spec(TrackerSpec):
             for key, value in config.items():
                 client.log_param(own, key, value)
         client.update_run(own, status="RUNNING")
-        return _MlflowRun(client, own, Metric)
 
+        def write(step: int, values: Mapping[str, float]) -> None:
+            now = round(time.time() * 1000)
+            client.log_batch(own, [Metric(tag, value, now, step) for tag, value in values.items()])
 
-class _MlflowRun:
-    takes_back = False
-
-    def __init__(self, client: Any, own: str, metric: Any) -> None:
-        self._client, self._id, self._metric = client, own, metric
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        now = round(time.time() * 1000)
-        self._client.log_batch(self._id, [self._metric(tag, value, now, step) for tag, value in values.items()])
-
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+        return Tracker(write, lambda: client.set_terminated(own))

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmanac.core.extras import naming
 from llmanac.core.files import write_text
-from llmanac.train.trackers import TrackerSpec, kept_id
+from llmanac.train.trackers import Tracker, TrackerSpec, kept_id
 
 CARD = {
     "title": "Weights & Biases",
@@ -31,7 +31,7 @@ class Spec(TrackerSpec):
 
     project: str = "llmanac"
 
-    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> _WandbRun:
+    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
         os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its library's own reports, also of offline runs
         with naming("train.trackers=wandb"):
@@ -40,17 +40,5 @@ class Spec(TrackerSpec):
         write_text(folder / "wandb" / "id", own)
         quiet = wandb.Settings(silent=True, console="off", reinit="create_new")
         named: Any = {"project": self.project, "name": name, "id": own, "config": dict(config)}
-        return _WandbRun(wandb.init(**named, dir=str(folder), resume="allow", settings=quiet))
-
-
-class _WandbRun:
-    takes_back = False
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+        run = wandb.init(**named, dir=str(folder), resume="allow", settings=quiet)
+        return Tracker(lambda step, values: run.log(dict(values), step=step), run.finish)
