@@ -139,7 +139,7 @@ def test_files_hold_the_whole_model(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=0)
     assert loaded.generation == {"eos_token_id": 3} and loaded.vocab_size == VOCABULARY
     assert {p.name for p in (tmp_path / "m").iterdir()} == {
-        "config.json", "model.safetensors", "generation_config.json", "llmanac.json",
+        "README.md", "config.json", "model.safetensors", "generation_config.json", "llmanac.json",
     }  # fmt: skip
 
 

@@ -29,8 +29,7 @@ STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
 def test_a_run_leaves_every_file_it_promises(finished) -> None:
     names = {p.name for p in finished.folder.iterdir()}
     expected = (
-        "recipe.toml resolved.toml run.json manifest.json tokenizer data base model pretrain results.json report.html "
-        "MODEL_CARD.md"
+        "recipe.toml resolved.toml run.json manifest.json tokenizer data base model pretrain results.json report.html"
     )
     assert set(expected.split()) <= names
     assert not [p for p in finished.folder.rglob("*") if p.name.startswith(files.TEMPORARY)]

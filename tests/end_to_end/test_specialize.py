@@ -77,7 +77,7 @@ def test_rows_become_verified_exports(done):
     assert len(rows["train"]) + len(rows["test"]) == 60 and not set(rows["train"]) & set(rows["test"])
     page = (out / "report.html").read_text()
     assert all(title in page for title in ("Before and after", "The exports", "Rate and rank", "An answer"))
-    assert "q8_0" in (out / "MODEL_CARD.md").read_text() and results["next"][0].startswith("llmanac serve ")
+    assert "q8_0" in (out / "merged/README.md").read_text() and results["next"][0].startswith("llmanac serve ")
     lines = (out / "Modelfile").read_text()
     assert lines.startswith("FROM ./model-q4_k_m.gguf\n") and 'PARAMETER stop "</s>"' in lines
     assert (
@@ -211,7 +211,7 @@ def test_answers_are_as_long_as_the_right_ones(tmp_path):
     assert asked["length"] > len(tokenizer.encode(f"0 {long}")) > 48
     assert asked["score"][0] == 0 and asked["score"][1] < 0 < asked["score"][2]
     assert "-0.0000 (" not in (tmp_path / "out/report.html").read_text()
-    assert "change +0.000, 95% -" in (tmp_path / "out/MODEL_CARD.md").read_text()
+    assert "change +0.000, 95% -" in (tmp_path / "out/merged/README.md").read_text()
 
 
 def test_tuning_ends_early_and_keeps_the_best(tmp_path):

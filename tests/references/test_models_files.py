@@ -45,6 +45,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path):
     transformer().save_pretrained(tmp_path)
     transformer().save_pretrained(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "llmanac.json",

@@ -15,6 +15,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec
 from llmanac.train.metrics import MetricsLog, read_metrics
+from llmanac.train.trackers import Tracker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 12
@@ -125,8 +126,8 @@ def test_several_are_chosen_by_one_text_and_an_unknown_one_is_named():
     chosen = spec.patch(TrainSpec(), spec.parse_patches(["trackers=wandb,mlflow"]))
     assert [one.name for one in chosen.trackers] == ["wandb", "mlflow"]
     assert TrainSpec.from_data(spec.dump(chosen)) == chosen
-    online = spec.patch(chosen, {"trackers.0.mode": "online"})
-    assert online.trackers[0].mode == "online" and "trackers" not in spec.dump(TrainSpec())
+    other = spec.patch(chosen, {"trackers.0.project": "mine"})
+    assert other.trackers[0].project == "mine" and "trackers" not in spec.dump(TrainSpec())
     with pytest.raises(LlmanacError, match=r"trackers\.0: no tracker named 'wandbb'"):
         spec.patch(TrainSpec(), {"trackers": ["wandbb"]})
 
@@ -143,15 +144,12 @@ def test_a_missing_package_is_nothing_by_default_and_an_error_by_name(dataset, t
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(tmp_path):
-    class Away:
-        takes_back = False
-
-        def write(self, step, values):
-            raise OSError("no route to host")
+    def away(step, values):
+        raise OSError("no route to host")
 
     class Asked(spec.Spec):
         def build(self, **run):
-            return Away()
+            return Tracker(away, away)
 
     said = []
     log = MetricsLog(tmp_path, step=0, trackers=[Asked()], config={}, report=said.append)

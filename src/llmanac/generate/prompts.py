@@ -150,7 +150,8 @@ def _files(path: str | None) -> dict[str, Any]:
             with contextlib.suppress(Exception):  # a hub model was downloaded when the engine was loaded
                 from huggingface_hub import snapshot_download
 
-                folder = Path(snapshot_download(place, local_files_only=True))
+                name, _, revision = place.partition("@")
+                folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
             if file.suffix in READ and file.is_file():
                 found[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]

@@ -77,7 +77,8 @@ def load_model(
     """Load a model for inference or further training.
 
     Args:
-        path: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub (`owner/name`).
+        path: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub (`owner/name`
+            or `owner/name@revision`), from its cache where that has it.
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
             The matrices of a .gguf file stay packed, in float32 to whoever looks, unless a dtype is given.
         device: auto, cpu, cuda, mps.

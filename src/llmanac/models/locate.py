@@ -13,7 +13,7 @@ from llmanac.models.folder import CONFIG, read_table
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
 
 
 STOPPED = "stopped.json"  # in the folder of a model whose training has not ended
@@ -31,7 +31,8 @@ def locate(path: str | Path) -> tuple[str, str]:
 
     A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both, and so
     does a .gguf file. In a run with an assistant, `model/` only points at lines of documentation: text is continued by
-    `base/`. A name that is no folder is a hub model (`owner/name`).
+    `base/`. A name that is no folder is a hub model (`owner/name`, or
+    `owner/name@revision`).
 
     Raises:
         CheckpointError: a file, a path that does not exist, or a folder without a model.
@@ -94,12 +95,15 @@ def model_folder(path: str | Path) -> Path:
     name = locate(path)[0]
     if Path(name).exists():
         return Path(name)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    name, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if constants.HF_HUB_OFFLINE:
+            reason = f"it is not in the hub's cache and HF_HUB_OFFLINE is set; unset it, or `hf download {name}` first"
         raise CheckpointError(f"{path}: no such folder, and the hub did not give it ({reason})") from error
 
 

@@ -1,4 +1,4 @@
-"""`report.html` and `MODEL_CARD.md` of a run, from its `results.json` alone."""
+"""`report.html` and the model's `README.md` of a run, from its `results.json` alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llmanac import __version__
 from llmanac.core import files, registry
 from llmanac.core.device import machine
 from llmanac.core.pages import Chart, Line, Section, bar_chart, line_chart, render_page, render_template, table
+from llmanac.models.card import write_card
 from llmanac.recipes.application import ReportPart
 
 CARD = Path(__file__).with_name("templates") / "MODEL_CARD.md"
@@ -29,12 +30,15 @@ def _part(results: dict[str, Any]) -> ReportPart:
 
 
 def write_report(folder: Path, results: dict[str, Any]) -> Path:
-    """Write `report.html` and `MODEL_CARD.md` into a run's folder; returns the report's path."""
+    """Write `report.html` and `model/README.md` into a run's folder; returns the report's path."""
     part, spent = _part(results), sum(results["seconds"].values())
     subtitle = f"Seed {results['seed']}, {_duration(spent)} of {results['budget']} on {made_on(results)}"
     page = run_page(results, subtitle, part.what_it_is, _sections(results, part))
     path = files.write_text(folder / "report.html", page)
-    files.write_text(folder / "MODEL_CARD.md", render_template(CARD, **results, part=part) + "\n")
+    write_card(
+        folder / "model", render_template(CARD, **results, part=part),
+        [("held-out documents", "bits per byte", results["bits_per_byte"]["this model"])],
+    )  # fmt: skip
     return path
 
 

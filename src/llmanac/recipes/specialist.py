@@ -10,6 +10,7 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.pages import Section, render_template, table
+from llmanac.models.card import write_card
 from llmanac.recipes.report import made_on, run_page
 from llmanac.recipes.verifying.page import HEAD, cells
 from llmanac.recipes.verifying.sides import tried
@@ -27,9 +28,11 @@ def commands(exports: Sequence[Path]) -> list[str]:
 
 
 def write_pages(place: Path, results: Mapping[str, Any], exports: Sequence[Path]) -> None:
-    """`report.html`, `MODEL_CARD.md` and `Modelfile`."""
+    """`report.html`, `merged/README.md` and `Modelfile`."""
     files.write_text(place / "Modelfile", modelfile(load_tokenizer(place / "merged"), exports[0].name))
-    files.write_text(place / "MODEL_CARD.md", render_template(CARD, **results) + "\n")
+    asked = results["asked"]
+    scores = [("held-out rows", "accuracy", asked["scores"][0])] if asked["score"] is not None else []
+    write_card(place / "merged", render_template(CARD, **results), scores=scores)
     subtitle = f"{results['recipe']['model']} on {results['recipe']['data']}; {made_on(dict(results))}"
     files.write_text(place / "report.html", run_page(results, subtitle, LEAD, sections(results)))
 

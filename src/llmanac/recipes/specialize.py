@@ -11,7 +11,7 @@ was killed goes on with the first that is missing; the tuning has a folder of it
     tuned/, merged/                       the adapter; the model with it
     model-KIND.gguf, Modelfile            the exports, and what Ollama reads; exports.json has their sizes
     asked.json, verified.json
-    results.json, report.html, MODEL_CARD.md
+    results.json, report.html, merged/README.md
 """
 
 from __future__ import annotations

@@ -59,8 +59,11 @@ class MetricsLog:
         self.path, self.report = folder / FILE, report
         place = folder.resolve()
         name = f"{place.parent.name}/{place.name}"
-        with _own_draws():
-            self._trackers = [t.build(folder=folder, name=name, config=config, step=step) for t in trackers]
+        try:
+            with _own_draws():
+                self._trackers = [t.build(folder=folder, name=name, config=config, step=step) for t in trackers]
+        except Exception as error:  # of one of their libraries
+            raise error if isinstance(error, LlmanacError) else LlmanacError(f"train.trackers: {error}") from error
         before = read_metrics(folder) if step else []
         self._told = {(line["step"], _tag(key)) for line in before if line["step"] > step for key in line}
         kept = [line for line in before if line["step"] <= step]
@@ -88,14 +91,14 @@ class MetricsLog:
         finally:
             self._tell(lambda tracker: tracker.close())
 
-    def _tell(self, act: Callable[[Tracker], None]) -> None:
+    def _tell(self, act: Callable[[Tracker], object]) -> None:
         for tracker in list(self._trackers):
             try:
                 with _own_draws():
                     act(tracker)
             except Exception as error:  # a server that is away is no reason to lose a training
                 self._trackers.remove(tracker)
-                self.report(f"warning: {type(tracker).__module__}: {error}; the training goes on without this tracker")
+                self.report(f"warning: {tracker.write.__module__}: {error}; the training goes on without this tracker")
 
 
 @contextlib.contextmanager

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llmanac.core.spec import Spec
 
 
-class Tracker(Protocol):
+@dataclass(frozen=True)
+class Tracker:
     """Takes the numbers of a training.
 
     Attributes:
+        write: is given a step and finite numbers by tag, such as `train/loss` (nats); a step may have several calls.
+        close: writes what is buffered; the run may be resumed later.
         takes_back: whether it drops what a killed session wrote past the step that the run resumes at.
     """
 
-    takes_back: bool
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Finite numbers by tag, such as `train/loss` (nats) and `evaluate/loss`; a step may have several calls."""
-
-    def close(self) -> None:
-        """Write what is buffered; the run may be resumed later."""
+    write: Callable[[int, Mapping[str, float]], object]
+    close: Callable[[], object]
+    takes_back: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

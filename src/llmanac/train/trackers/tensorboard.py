@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.extras import naming
-from llmanac.train.trackers import TrackerSpec
+from llmanac.train.trackers import Tracker, TrackerSpec
 
 CARD = {
     "title": "TensorBoard",
@@ -26,22 +26,14 @@ CARD = {
 class Spec(TrackerSpec):
     """Files in `tensorboard/`."""
 
-    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> _Board:
-        return _Board(folder / "tensorboard", step)
-
-
-class _Board:
-    takes_back = True
-
-    def __init__(self, folder: Path, step: int) -> None:
+    def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard imports TensorFlow where it finds it
         with naming("train.trackers=tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        def write(step: int, values: Mapping[str, float]) -> None:
+            for tag, value in values.items():
+                board.add_scalar(tag, value, step)
 
-    def close(self) -> None:
-        self._writer.close()
+        return Tracker(write, board.close, takes_back=True)
