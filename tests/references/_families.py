@@ -277,6 +277,13 @@ CASES = {
     "smollm3, every second, untied": {
         "num_hidden_layers": 4, "no_rope_layer_interval": 2, "tie_word_embeddings": False, "mlp_bias": True,
     },
+    "smollm3, windows without positions": {
+        "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "no_rope_layer_interval": 2,
+    },
+    "smollm3, listed windows": {
+        "use_sliding_window": True, "sliding_window": 7, "no_rope_layers": [1, 0, 1],
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
     "mamba": {},
     "mamba, biases": {"use_bias": True},
     "mamba2, biases": {"use_bias": True},

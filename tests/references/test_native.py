@@ -150,7 +150,7 @@ def test_keys_in_less_memory_are_near_those_in_float32(name):
     engines = [Engine(model, runner=f"native:{kind}", prefix_cache_bytes=1 << 22) for kind in kinds]
     assert [engine.native.keys for engine in engines] == list(kinds)
     exact, half, eighth = (torch.cat(read(engine.native, *ids)).log_softmax(-1) for engine in engines)
-    assert 0 < (exact - half).abs().max() < 0.02  # squares double what was rounded
+    assert 0 < (exact - half).abs().max() < (0.02 if name == "nemotron" else 0.01)  # squares double it
     kl = (exact.exp() * (exact - eighth)).sum(-1)
     print(f"{name}: KL {kl.mean():.1e}, median {kl.median():.1e} of keys in q8_0")
     assert (exact - half).abs().max() < (exact - eighth).abs().max()

@@ -22,6 +22,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, WeightSource, family
+from llmanac.models.families._wrapped import LEFT_OUT, WRAPPED, inside, text_of
 from llmanac.models.folder import CONFIG, RECORD, read_generation, read_record, read_table
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.layers import Embedding, LinearMap
@@ -104,7 +105,13 @@ def load_model(
         return ngram.load_pretrained(place)  # type: ignore[return-value]
     quantization = data.pop(KEY, None) or None
     layout = None if quantization is None else layout_of(place / CONFIG, quantization)
-    claim, weights = _own(place, layout) if kind == "llmanac" else _theirs(place, data, packed, layout)
+    if sees := packed is None and isinstance(kind, str) and kind in WRAPPED:
+        warnings.warn(
+            f"{place}: vision_tower and multi_modal_projector are left out; the model reads text alone", stacklevel=2
+        )
+        data = text_of(data, place / CONFIG)
+        kind = data["model_type"]
+    claim, weights = _own(place, layout) if kind == "llmanac" else _theirs(place, data, packed, layout, sees)
     if rope is not None:
         claim = replace(claim, spec=stretched(claim.spec, rope))
     if sinks is not None:
@@ -135,13 +142,14 @@ def _own(folder: Path, layout: PackedLayout | None) -> tuple[Claim, Weights]:
 
 
 def _theirs(
-    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: PackedLayout | None
+    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: PackedLayout | None, sees: bool
 ) -> tuple[Claim, Weights]:
     """A checkpoint of a family, in a folder or packed in a file."""
     path, kind = place if packed else place / CONFIG, data.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(f"{path}: model_type is {shown(kind)}, expected the name of a family")
     chosen = family(kind, f"{path}: model_type")
+    chosen = inside(chosen) if sees else chosen
     config, fields = chosen.config(data, path), dict(chosen.fields)
     for theirs, own in (packed.fields if packed else {}).items():
         fields = {name: field.replace(theirs, own) for name, field in fields.items()}
@@ -149,14 +157,19 @@ def _theirs(
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
         raise _named(error, path, fields) from error
-    skipped = _further(config, chosen, spec)
+    skipped = (*_further(config, chosen, spec), *(LEFT_OUT if sees else ()))
     if unknown := config.finish():
         warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=4)
     if packed is None:
         _check_pickles(place, data.get("architectures"))
     names, left_out = chosen.stored(spec)
-    claim = Claim(path, spec, vocab_size, names, fields, config.sizes)
-    return claim, packed or _weights(place, layout, left_out, chosen.prefix, skipped=skipped)
+    weights = packed or _weights(place, layout, left_out, chosen.prefix, skipped=skipped)
+    bare = bool(weights.prefix) and "model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
+    if bare and spec.name == "transformer" and not spec.tied and not spec.head.labels:  # as E5-Mistral's
+        reason = "it gives vectors of texts, and what it would write says nothing"
+        warnings.warn(f"{place}: holds no head; {reason}", stacklevel=4)
+        spec = replace(spec, tied=True)
+    return Claim(path, spec, vocab_size, names, fields, config.sizes), weights
 
 
 def _check_pickles(folder: Path, named: Any) -> None:

@@ -173,11 +173,11 @@ class Layered(ConfigEntry):
             raise CheckpointError(
                 f"{config.path}: {self.name} lists {len(values):,} layers, the model has {data['layers']:,}"
             )
-        pattern = values[: period(values)]
-        block = data["blocks"][0]
-        data["blocks"] = [deepcopy(block) for _ in pattern]
-        for copy, value in zip(data["blocks"], pattern, strict=True):
-            put(copy, self.path, value)
+        old = data["blocks"]
+        blocks = [deepcopy(old[i % len(old)]) for i in range(len(values))]
+        for block, value in zip(blocks, values, strict=True):
+            put(block, self.path, value)
+        data["blocks"] = blocks[: period(blocks)]
 
     def write(self, data: Data) -> dict[str, Any]:
         blocks = data["blocks"]
@@ -247,7 +247,7 @@ class Family:
     writes: Mapping[str, Any] = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
-    prefix: str = ""
+    prefix: str = "model."
     biases: tuple[str, str] | None = None
     further: str = ""
     labels: Labels | None = field(default_factory=Labels)

@@ -27,7 +27,12 @@ def _read(config: Config, data: Data, layers: int) -> list[Any]:
     first = config.get("max_window_layers", 28)
     if config.get("layer_types") is None and (type(first) is not int or first < 0):
         raise CheckpointError(f"{config.path}: max_window_layers is {shown(first)}, expected a whole number")
-    kinds = _kinds(config, [SLIDING if window is not None and i >= first else FULL for i in range(layers)])
+    return sized(config, window, [SLIDING if window is not None and i >= first else FULL for i in range(layers)])
+
+
+def sized(config: Config, window: int | None, default: list[str]) -> list[Any]:
+    """The window of each layer, of `default` kinds where there is no list; None where windows are not used."""
+    kinds = _kinds(config, default)
     if window is None and SLIDING in kinds:
         raise CheckpointError(f"{config.path}: layer_types has {SLIDING}, but use_sliding_window is not true")
     return [window if kind == SLIDING else None for kind in kinds]
@@ -38,22 +43,22 @@ def _listed(windows: list[Any]) -> dict[str, Any]:
     return {"sliding_window": window, "layer_types": [FULL if size is None else SLIDING for size in windows]}
 
 
-def _written(windows: list[Any]) -> dict[str, Any]:
+def written(windows: list[Any]) -> dict[str, Any]:
     found = _listed(windows)
     window = found["sliding_window"]
     first = len(windows) if window is None else windows.index(window)
     return {"use_sliding_window": window is not None, "max_window_layers": first, **found}
 
 
-WINDOWS = Layered("layer_types", "mixer.window", _read, _written)
+WINDOWS = Layered("layer_types", "mixer.window", _read, written)
 
 
 def alternating(every: int, window: int) -> Layered:
     """All layers have a window but each `every`-th, where the config has no list; `window` where it has no size."""
 
     def read(config: Config, data: Data, layers: int) -> list[Any]:
-        listed = config.get("sliding_window_pattern") is None or config.get("layer_types") is not None
-        period = every if listed else config.number("sliding_window_pattern", int, every)
+        own = config.get("sliding_window_pattern") is None or config.get("layer_types") is not None
+        period = every if own else config.number("sliding_window_pattern", int, every)
         kinds = _kinds(config, [SLIDING if (i + 1) % period else FULL for i in range(layers)])
         config.get("sliding_window")
         if SLIDING not in kinds:
@@ -63,8 +68,8 @@ def alternating(every: int, window: int) -> Layered:
         size = config.number("sliding_window", int, window)
         return [size if kind == SLIDING else None for kind in kinds]
 
-    def written(windows: list[Any]) -> dict[str, Any]:
+    def listed(windows: list[Any]) -> dict[str, Any]:
         # transformers wants a size where no layer has a window too: its own default
         return {key: value for key, value in _listed(windows).items() if value is not None}
 
-    return Layered("layer_types", "mixer.window", read, written)
+    return Layered("layer_types", "mixer.window", read, listed)

@@ -160,7 +160,6 @@ FAMILY = Family(
     ),
     writes={"attention_dropout": 0.0, "embedding_dropout": 0.0, "mlp_dropout": 0.0},
     neutral=frozenset(NEUTRAL.split()),
-    prefix="model.",
     labels=Labels(
         "classifier", "classifier", "head.dense", "head.norm", "first", "gelu", "all", _labels, _labels_written, True
     ),

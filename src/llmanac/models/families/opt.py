@@ -80,5 +80,4 @@ FAMILY = Family(
     writes={**UNDROPPED, "dropout": 0.0},
     neutral=frozenset({"dropout", "layerdrop", "init_std", "activation_dropout"}),
     ignored=(),
-    prefix="model.",
 )

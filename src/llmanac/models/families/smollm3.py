@@ -1,6 +1,6 @@
 """SmolLM3: Llama's form, with layers that have no positions (by default every fourth). Bakouch et al. 2025.
 
-The windows that its config also has room for are not supported.
+Where windows are used and no list says which layers have one, those without positions do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Family, Key, Layered, Only
+from llmanac.models.families._table import Data, Family, Key, Layered
+from llmanac.models.families._windows import FULL, SLIDING, sized, written
 from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, MIXER, SIZES, UNDROPPED
 from llmanac.models.families.llama import FAMILY as LLAMA
 from llmanac.models.families.qwen2 import LENGTH
@@ -32,6 +33,14 @@ def _written(positions: list[Any]) -> dict[str, Any]:
     return {"no_rope_layers": [int(position != NONE) for position in positions]}
 
 
+def _windows(config: Config, data: Data, layers: int) -> list[Any]:
+    used = config.flag("use_sliding_window", False) and config.get("sliding_window") is not None
+    config.get("sliding_window")
+    window = config.number("sliding_window", int) if used else None
+    positions = [data["blocks"][i % len(data["blocks"])].get("position") for i in range(layers)]
+    return sized(config, window, [SLIDING if used and position == NONE else FULL for position in positions])
+
+
 FAMILY = Family(
     model_type="smollm3",
     architecture="SmolLM3ForCausalLM",
@@ -46,8 +55,8 @@ FAMILY = Family(
         Key("tie_word_embeddings", "tied", bool, default=True),
         Rope(theta=2e6),
         Layered("no_rope_layers", "position", _read, _written),
-        Only("use_sliding_window", (False,)),
+        Layered("layer_types", "mixer.window", _windows, written),
     ),
     writes=UNDROPPED,
-    neutral=frozenset({"sliding_window", "max_window_layers", "layer_types"}),  # read where a window is used
+    neutral=frozenset({"max_window_layers"}),  # Qwen's, without effect
 )
