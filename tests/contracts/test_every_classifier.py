@@ -148,7 +148,7 @@ def test_a_damaged_folder_is_named(name, make, tmp_path):
         load_classifier(folder)
     (folder / "classifier.json").write_text(json.dumps(whole))
     for path in files:
-        if path.name in ("generation_config.json", "tokenizer_config.json", "llmanac.json"):
+        if path.name in ("generation_config.json", "tokenizer_config.json", "llmanac.json", "README.md"):
             continue  # nothing in them decides what a classifier of a Llama's shape answers
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])

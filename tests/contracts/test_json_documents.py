@@ -15,6 +15,7 @@ from llmanac.cli import documented
 
 # those that talk, write text, lines or pictures as their result, or change one thing
 WITHOUT = {
+    "new method",
     "chat", "generate", "serve", "guide", "generate-image", "exercise show", "exercise check", "question show",
     "question rate", "question answer", "question mock", "classify predict", "data why", "data emoji",
     "tokenizer extend", "tokenizer encode", "ngram query", "ngram convert", "memory add", "memory edit",

@@ -326,7 +326,10 @@ MISFITS = {
         r"blocks.0.mixer.window is 128, llama's is not set",
     ),
     "offset": ({"norm": {"name": "rmsnorm", "offset": 0.5}}, "norm.offset is 0.5, llama's is 0.0"),
-    "hybrid": ({"blocks": [*block("sliding-window"), *block()]}, "blocks.1.ffn.name is gated, llama's is not set"),
+    "hybrid": (
+        {"blocks": [*block("sliding-window"), *block()], "embedding_scale": 3.0},
+        "blocks.1.ffn.name is gated, llama's is not set",
+    ),
     "fraction": (
         {"position": {"name": "rope", "rotary_fraction": 0.5}, "norm": {"name": "layernorm", "offset": 0.5}},
         "norm.name",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,12 +11,10 @@ from _small_models import block, randomise, tokens, transformer
 from test_gguf import llama_cpp
 
 from llmanac.core.errors import CheckpointError
-from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
-from llmanac.models.families import family
 from llmanac.models.gguf.write import TYPES, export_gguf, mixture
 from llmanac.quant.gptq import importance
 from llmanac.tokenizers.load import train_tokenizer
@@ -205,20 +202,3 @@ def test_an_unknown_type_names_the_nearest(kind, meant, tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match=f"{kind!r} is not written; did you mean {meant!r}"):
         export_gguf(model(64, tokenizer), tokenizer, tmp_path / "m.gguf", kind)
     assert not list(tmp_path.iterdir())
-
-
-def test_what_llama_cpp_cannot_load_is_refused(tokenizer, tmp_path):
-    glm = family("glm")
-    sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "intermediate_size": 48}
-    for size, kept in ((8, True), (16, False)):
-        spec, _ = glm.to_spec(glm.config({**sizes, "head_dim": size}, "config.json"))
-        made = spec.build(vocab_size=tokenizer.vocab_size)
-        path = tmp_path / f"{size}.gguf"
-        reason = "chatglm: num_attention_heads x head_dim is not hidden_size, which llama.cpp cannot load"
-        with nullcontext() if kept else pytest.raises(CheckpointError, match=reason):
-            export_gguf(made, tokenizer, path)
-        assert path.exists() == kept
-    two = make_method("lm", {"name": "encoder-decoder", "dim": 16}).build(vocab_size=tokenizer.vocab_size)
-    with pytest.raises(CheckpointError, match="encoder-decoder is written, of decoders only"):
-        export_gguf(two, tokenizer, tmp_path / "m.gguf")

@@ -27,6 +27,7 @@ def text_of(data: Mapping[str, Any], path: object) -> dict[str, Any]:
 
 def inside(chosen: Family) -> Family:
     """The family as its files are named in those of the whole."""
-    top = {name: f"language_model.{name}" for name in ("model.embed_tokens", "model.norm", "lm_head")}
+    names = ("model.embed_tokens", "model.norm", "lm_head")
+    top: dict[str | tuple[str, ...], str] = {name: f"language_model.{name}" for name in names}
     layouts = (replace(one, layers=f"language_model.{one.layers}", table={**one.table, **top}) for one in chosen.names)
     return replace(chosen, names=tuple(layouts), prefix="")
