@@ -341,8 +341,9 @@ def saves_more(seeds: Sequence[dict[str, Any]], name: str, other: str) -> list[f
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    (result,) = seeds
+    result = seeds[0]
     models = result["models"]
+    which = f"Tables are of the first of {len(seeds)} replicates; verdicts are of all." if len(seeds) > 1 else ""
     costs = [
         [label, f"{m['seconds']:.2f} s", f"{m['bytes'] / 1e6:.1f} MB", f"{m['parameters']:,}", f"{m['perplexity']:.1f}"]
         for label, m in models.items()
@@ -361,7 +362,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     after = ["", "original", "similar word", "random word", "saved by similarity"]
     known = "Cost and quality (perplexity of words that training knows)"
     return [
-        Section(known, [], [table(["", "training", "bytes", "numbers", "perplexity"], costs)]),
+        Section(known, [which] if which else [], [table(["", "training", "bytes", "numbers", "perplexity"], costs)]),
         Section("By the longest n-gram (up to 3) that training saw", [], [table(["", *classes], seen)]),
         Section("Nats of the next word, one word swapped for the most similar", [pairs], [table(after, swapped)]),
         Section("Information in the word d places back, in nats", [], gapped),
@@ -379,7 +380,7 @@ def information_at(model: Mapping[str, Any], distance: int, near: str) -> str:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    (result,) = seeds
+    result = seeds[0]
     models, classes = result["models"], result["tokens_of_class"]
     two, three, five, forward, transformer = models.values()
     slower = [

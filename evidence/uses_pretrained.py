@@ -85,8 +85,8 @@ def labels(model: Any, tokenizer: Any, rows: Sequence[tuple[str, str]]) -> dict[
 def corrections(engine: Any, data: Path, good: list[str], bad: list[str]) -> dict[str, Any]:
     train = random.Random(seed_of(0, "margin")).sample(cola(data / "cola" / "in_domain_train.tsv")[0], TRAIN)
     with TemporaryDirectory(prefix="llmanac-words-") as folder:
-        lines = write(data, Path(folder) / "english.jsonl", PLAIN).read_text("utf-8").splitlines()
-        known = Words.of((json.loads(line)["text"] for line in lines), least=3)
+        lines = write(data, Path(folder) / "english.jsonl", PLAIN).read_text("utf-8").split("\n")
+        known = Words.of((json.loads(line)["text"] for line in lines if line), least=3)
     found = measure_correct(engine, known, train, {"dev": (good, bad)}, MARGINS)
     own = found["parts"]["dev"]
     made = own["made errors"]
