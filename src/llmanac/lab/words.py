@@ -146,8 +146,8 @@ def transfer(kind: str) -> list[str]:
         return []
     (pairs, kept), (every, held, low, high) = known[kind], known[""]
     return [
-        f"Of {pairs} verdicts like this, {kept} kept their sign at four times the size; of all kinds {held} of {every} "
-        f"({low:.0%} to {high:.0%}; docs/evidence/transfer_of_verdicts)."
+        f"Of {plural(pairs, 'verdict')} like this, {kept} kept their sign at four times the size; of all kinds {held} "
+        f"of {every} ({low:.0%} to {high:.0%}; docs/evidence/transfer_of_verdicts)."
     ]
 
 
