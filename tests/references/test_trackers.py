@@ -55,9 +55,11 @@ def pairs(lines, key):
     return [(line["step"], pytest.approx(line[key], rel=1e-6)) for line in lines if key in line]
 
 
-def test_tensorboard_reads_every_step_once(dataset, tmp_path):
+def test_tensorboard_reads_every_step_once(dataset, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))  # names in .9 and .10
     model, lines = trained(dataset, tmp_path / "a", ["tensorboard"])
     read = EventAccumulator(str(tmp_path / "a" / "tensorboard"))
     read.Reload()

@@ -6,6 +6,7 @@ One scalar a tag and step. A resumed run writes a purge mark, so readers leave o
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Spec(TrackerSpec):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard imports TensorFlow where it finds it
         with naming("train.trackers=tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
+        # Readers order files by name: by second, then by fields that do not grow. Two of one second could be swapped.
+        while any((folder / "tensorboard").glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.05)
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
         def write(step: int, values: Mapping[str, float]) -> None:
