@@ -1,13 +1,14 @@
 """A ladder of scales: one base, one change an arm, the same text; shared by `ladder_xs`, `ladder_s` and `ladder_m`.
 
 A study of a scale has a cell for each arm and seed. An arm's rate is the best of a sweep on other held-out documents
-with a seed that is no replicate; the sweep is a cell too, made before the arm's first. At a scale without a sweep of
-its own the factor is that of the scale below.
+with a seed that is no replicate; the sweep is a cell too, made before the arm's first. At a scale where only the base
+and the optimizers are swept, any other arm's rate is its rate at the scale below, moved as far as the base's was.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sysconfig
 import tempfile
@@ -187,21 +188,31 @@ def sweep(name: str, scale: Scale, recipe: Any, prepared: PreparedArms) -> dict[
     return {"factors": {f"{k:.4g}": v for k, v in sorted(found.items())}, "best": best}
 
 
-def factor_of(name: str, scale: Scale) -> float:
-    """The kept sweep's best factor, of this scale or the one below. Raises DataError where there is none yet."""
-    at = scale.name if name in scale.swept else scale.below
-    for cell in _cells.read(_cells.PAGES / f"ladder_{at}")[0]:
+def best(name: str, scale: str) -> float:
+    """The best factor that a scale's sweep of an arm found. Raises DataError where the sweep is not there yet."""
+    for cell in _cells.read(_cells.PAGES / f"ladder_{scale}")[0]:
         if cell["cell"] == f"sweep {name}.0":
             return float(cell["values"]["best"])
-    raise DataError(f"ladder_{at}: the cell `sweep {name}.0` is not there yet; run make evidence-queue")
+    raise DataError(f"ladder_{scale}: the cell `sweep {name}.0` is not there yet; run make evidence-queue")
+
+
+def factor_of(name: str, scale: Scale) -> float:
+    """The factor of an arm's rate: of its own sweep, or of the scale below's, times what the base's moved since."""
+    if name in scale.swept:
+        return best(name, scale.name)
+    return best(name, scale.below) * best("base", scale.name) / best("base", scale.below)
 
 
 def study(scale: Scale) -> tuple[Callable[..., list[str]], Callable[..., Any], Callable[..., str], Callable[..., Any]]:
     """`cells`, `measure`, `text_hash` and `show` of a scale's study."""
 
     def cells(seeds: int) -> list[str]:
-        sweeps = [f"sweep {name}.0" for name in scale.swept]
-        return ["count.0", *sweeps, *(f"{name}.{seed}" for seed in range(seeds) for name in scale.arms)]
+        sweeps = {name: [f"sweep {name}.0"] for name in scale.swept}
+        if scale.below:  # all replicates of an arm in a row, so that a part of the study has verdicts
+            by_arm = ((*sweeps.get(name, ()), *(f"{name}.{seed}" for seed in range(seeds))) for name in scale.arms)
+            return ["count.0", *itertools.chain(*by_arm)]
+        by_seed = (f"{name}.{seed}" for seed in range(seeds) for name in scale.arms)
+        return ["count.0", *itertools.chain(*sweeps.values()), *by_seed]
 
     @one_thread()
     def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
