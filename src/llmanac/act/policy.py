@@ -4,8 +4,6 @@ Where the model's chat template has Hermes' or Llama 3's form of tool calls, tha
 the conversation is written out line by line, calls in Hermes' form.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

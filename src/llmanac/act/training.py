@@ -9,8 +9,6 @@ training: a model that writes no call at all earns nothing and learns nothing.
 Shao et al. 2024, arXiv:2402.03300 (GRPO); episodes of several turns as in arXiv:2504.20073 (RAGEN).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

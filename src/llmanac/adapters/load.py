@@ -7,8 +7,6 @@ and PROMPT_TUNING. A field that asks for what is not built here is refused by na
 shapes are compared with the model before memory is taken. llmanac.json next to them has the checksum of the tensors.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 

@@ -4,8 +4,6 @@ A command's module is imported when the command is called, and what it needs whe
 without torch.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """`llmanac act`: a model in a text environment, by tool calls; episodes are kept and can be replayed."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmanac align`: train a model on preferences or on a reward."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

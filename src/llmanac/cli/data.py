@@ -1,7 +1,5 @@
 """`llmanac data`: build a corpus, report what happened to its documents, learn the weights of its domains."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

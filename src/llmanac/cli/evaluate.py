@@ -1,7 +1,5 @@
 """`llmanac evaluate`: benchmarks on one model, or on two that are paired item by item."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

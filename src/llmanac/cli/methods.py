@@ -1,7 +1,5 @@
 """`llmanac list`, `show`, `convert`, `doctor` and `warm-up`."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmanac scaling`: fit a law to runs of several sizes, and plan the next one with it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Packages that a light installation lacks, and what to say where one is needed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """How well scores tell two kinds apart: precision against recall, and the area under the ROC curve."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Train a classifier of text quality on two sets of texts and evaluate it on held-out ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 A form has several ways to hold an answer to one of some texts, of which a server knows one or none.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

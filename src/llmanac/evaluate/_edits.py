@@ -3,8 +3,6 @@
 Rules only propose; the language model decides. So a rule may be generous: a candidate costs one more sentence to score.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

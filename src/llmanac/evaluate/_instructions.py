@@ -7,8 +7,6 @@ checkers (Zhou et al. 2023, arXiv:2311.07911). Sentences and languages are told 
 with theirs on plain text only; a letter that is none (`#`) is counted, where they draw another one.
 """
 
-from __future__ import annotations
-
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence

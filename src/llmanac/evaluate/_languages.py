@@ -1,7 +1,5 @@
 """The language of a text, by its letters and by common words (`languages.toml`)."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter

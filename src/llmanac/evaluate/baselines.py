@@ -5,8 +5,6 @@ closed by a zero byte, which helps them (a document's start is then predictable)
 the denominator.
 """
 
-from __future__ import annotations
-
 import gzip
 import lzma
 import math

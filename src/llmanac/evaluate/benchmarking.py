@@ -1,7 +1,5 @@
 """Benchmarks on one or two models: what `llmanac evaluate` runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ contamination is the user's choice, so fractions are reported, not only a verdic
 Memory: the index of the benchmark and one flag an n-gram; the corpus is read once, a document at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Contamination of evaluation files with training files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ What a rule does not propose cannot be corrected, and a weak model corrects badl
 of your own before you trust it (`docs/evidence/uses/`).
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

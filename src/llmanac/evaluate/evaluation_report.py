@@ -1,7 +1,5 @@
 """Results on disk: `results.json`, the items as JSON Lines, and one HTML page in which items can be filtered."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 inspect("piqa", own, data=folder, models=["a", "b", "c"], load=load_answerer)        a table for JSON
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

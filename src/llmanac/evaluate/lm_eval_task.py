@@ -6,8 +6,6 @@ remove_whitespace and take_first; acc, acc_norm, acc_bytes, perplexity and exact
 Any other key, and every `!function`, is refused by name: its figures would not be lm-eval's.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

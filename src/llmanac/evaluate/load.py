@@ -1,7 +1,5 @@
 """A benchmark by its name, or from a file: a .toml file, or a task of lm-eval."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llmanac.core import registry

@@ -11,8 +11,6 @@ Models' scores come from `evaluate` or from the folder of `llmanac evaluate` (`s
 needs more runs of a model. A measure is a plain table for JSON; what cannot be measured has a `not_measured` with why.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

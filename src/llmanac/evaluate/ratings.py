@@ -11,8 +11,6 @@ tie; a score is one answer, `{"rater", "item", "model", "score"}`, from 1 to 5. 
 and in which order the questions come, follows from the seed, the rater's name and the question.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Hypotheses and references out of files, paired row by row: lines of text, or a column of a table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,8 +11,6 @@ no sentence has; where neither comes back, answers are read from the text.
 A token belongs to the continuation if it ends after the context's last character that is no white space.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

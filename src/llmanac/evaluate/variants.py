@@ -1,7 +1,5 @@
 """What needs more runs of a model: variants of a benchmark that should not matter, the question hidden, Min-K%++."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

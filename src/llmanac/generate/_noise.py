@@ -4,8 +4,6 @@ u is made of 53 bits of two numbers of the Mersenne twister. These are the numbe
 float64 on a CPU, to the last bit of the logarithm; they are the same on every machine, with torch or without it.
 """
 
-from __future__ import annotations
-
 from collections import deque
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a request may be constrained by: which tokens may come next, as a state that follows the text."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from llmanac.generate.decoding import Array

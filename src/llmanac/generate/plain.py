@@ -8,8 +8,6 @@ reads the complete text again (`uncached`) and finds the same logits. `beams` ke
 state of those that go on. The engine does the same for many requests together; tests hold its tokens equal to these.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

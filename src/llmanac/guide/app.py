@@ -5,8 +5,6 @@ checked (`web/asgi.py`), every start has a token that each form carries, and the
 that is not this server's. Answers are checked one after the other; who comes while several wait is told so.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -6,8 +6,6 @@ What is missed counts for the rows that a question is about; a row is studied by
 learning path that it is a part of.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ It has every argument that affects the numbers, so not the study's folder and no
 cannot express (custom labels, a base that is data) becomes a call in Python.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -5,8 +5,6 @@ compare("ffn", ["swiglu", "relu"], hold="params")
 compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib

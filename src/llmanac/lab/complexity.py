@@ -10,8 +10,6 @@ they did (`kernels/nn/operations.py`). Bytes are the allocator's own events. Cou
 seconds do.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

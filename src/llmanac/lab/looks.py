@@ -14,8 +14,6 @@ has the skewness g in it and grows with t:
     t_H = sqrt(n) (r + g r^2 / 3 + g^2 r^3 / 27 + g / (6 n)),     r = m / s
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -5,8 +5,6 @@ from the budget. The plan is written to `plan.json` before the first run and reu
 planned does not depend on how busy the machine is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses

@@ -3,8 +3,6 @@
 What a count reaches on the text of a study: what is better below that level may not be so above it.
 """
 
-from __future__ import annotations
-
 import gzip
 import shlex
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ The outer loop is over seeds, the inner one over arms, so that an interrupted st
 cached by content: nothing runs twice.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

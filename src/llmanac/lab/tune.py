@@ -4,8 +4,6 @@ The grid is the same factors for every arm, two apart, around the rate that the 
 on tuning texts under a seed that the result does not use, so picking the best of it cannot flatter any arm.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Fields: https://huggingface.co/docs/hub/model-cards. `library_name` is transformers where that reads the folder.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

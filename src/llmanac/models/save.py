@@ -6,8 +6,6 @@ A model in a family's shape is written as that family, so that transformers load
 Each file is renamed into place once it is complete, the config last.
 """
 
-from __future__ import annotations
-
 import json
 from functools import reduce
 from pathlib import Path

@@ -3,8 +3,6 @@
 How rows of tuning become tokens and loss masks: a reader needs a tokenizer and no model; losses take its output.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@
 Rank 0 runs the one training loop and sends each step's rows; the other ranks compute (`train/team.py`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -7,8 +7,6 @@ The same command, folder and training as fine-tuning (`recipes/tune.py`); what d
     prompt, and columns that the reward reads      answers are sampled from the model that is trained
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

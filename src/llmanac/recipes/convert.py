@@ -1,7 +1,5 @@
 """A model and its tokenizer in a Hugging Face family's own layout, or as a GGUF file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

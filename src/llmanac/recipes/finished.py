@@ -1,7 +1,5 @@
 """A finished run of any form: its folder, its results, and the tables that a terminal or a notebook shows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ about `TOKENS_PER_PARAMETER` tokens a parameter, far below the 20 of compute-opt
 the same text is read several times (docs/log.md has the runs that show this). So N = sqrt(C / 6r).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import tempfile

@@ -8,8 +8,6 @@ held-out prompts: the reward, the true reward where there is one, the KL diverge
 surprise. Without a model of the user's, the task is `recipes/rlhf_task.py`, whose true reward is known.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a run of `recipes/rlhf.py` measured, as results.json and a page: policies on held-out prompts, RL by draw."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

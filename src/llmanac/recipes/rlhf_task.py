@@ -10,8 +10,6 @@ the truth, and a reward model of a few thousand pairs is itself only an approxim
 finds answers that it scores high and that are wrong (repeated words, "indeed").
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Mapping

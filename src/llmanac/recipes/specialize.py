@@ -14,8 +14,6 @@ was killed goes on with the first that is missing; the tuning has a folder of it
     results.json, report.html, merged/README.md
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Messages between a sandbox and its zygotes: the length in 4 bytes, then JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

@@ -3,8 +3,6 @@
 Every function acts on the calling process and raises OSError where the machine does not allow it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -1,7 +1,5 @@
 """Numbers of Linux system calls: the tables of `syscalls.toml`, by name, on x86_64 and aarch64 (None: not there)."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 

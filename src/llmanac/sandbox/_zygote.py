@@ -9,8 +9,6 @@ program. Its verdict comes through a socket, with a random word in front that it
 the word is in no memory that the program inherits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import gc

@@ -1,7 +1,5 @@
 """What happens to a text before it is split: lone surrogates, NFC, and where each character came from."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

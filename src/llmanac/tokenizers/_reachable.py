@@ -1,7 +1,5 @@
 """Tokens that no text is ever encoded to: dead rows of a model's embedding."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.split.words import GIVEN, piece_ends

@@ -4,8 +4,6 @@
 Unicode's names of characters begin with.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import unicodedata

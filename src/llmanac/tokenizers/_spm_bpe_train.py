@@ -1,7 +1,5 @@
 """Learning the pieces of a SentencePiece BPE model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

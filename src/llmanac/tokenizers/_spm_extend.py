@@ -7,8 +7,6 @@ it is expected to be used among all pieces of the new text, and not below the lo
 what is unknown is reckoned. In both, characters without a piece come first, the most frequent ones before others.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Such a file has no merges, no split pattern and no control tokens. The merges fo
 of the two parts into which the tokens before it cut its bytes. The others belong to the encoding's name.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import gzip

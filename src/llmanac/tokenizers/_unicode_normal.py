@@ -5,8 +5,6 @@ know otherwise is in a table that `tools/make_unicode_tables.py` makes: a charac
 is, and nothing composes with it.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

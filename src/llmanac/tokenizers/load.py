@@ -1,7 +1,5 @@
 """The two ways to a tokenizer: `load_tokenizer` from files, `train_tokenizer` from text. `save` writes files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any

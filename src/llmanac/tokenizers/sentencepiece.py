@@ -18,8 +18,6 @@ the pieces. Any other `normalizer`, `add_dummy_prefix` or `remove_extra_whitespa
 where a space is written U+2581 and `decode` returns the normalised text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

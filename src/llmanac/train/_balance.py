@@ -7,8 +7,6 @@ tokens are counted first, in a pass without gradients, and then each micro-batch
 left out where one forward pass is the step. Random numbers are the same in both, so that dropout is.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

@@ -5,8 +5,6 @@ axis, and what is left is sharded or replicated over data and context. Adapters 
 of their matrices is divided as the product that it changes.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any

@@ -18,8 +18,6 @@ A checkpoint is written to a temporary folder, flushed to the disk, then renamed
 the older checkpoints and no partial one. Reading takes the newest complete one and reports those it skipped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

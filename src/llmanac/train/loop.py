@@ -1,7 +1,5 @@
 """The one training loop. Pretraining, fine-tuning and everything else differ in source and objective only."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

@@ -8,8 +8,6 @@ once a step. Each has a copy of the module tree whose parameters are the model's
 that no two threads add to one gradient. The order of all sums is fixed: equal runs are equal bit for bit.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Answers of `/v1/responses` that a later request may go on from: the latest ones, within a bound of bytes."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections import OrderedDict

@@ -4,8 +4,6 @@ Everything here may take long and runs in the `Pool`'s threads, never in the eve
 a pattern does wrong is an error of the request (400) that names its field.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

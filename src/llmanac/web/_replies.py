@@ -5,8 +5,6 @@ the last chunk of every choice has its finish_reason; what is held back (half a 
 string) is never sent.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Iterator

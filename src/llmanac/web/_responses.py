@@ -4,8 +4,6 @@ The items are a thought, a message and function calls. With `store` (on unless i
 memory, and a later request may go on from it.
 """
 
-from __future__ import annotations
-
 import functools
 import secrets
 import time

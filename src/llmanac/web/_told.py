@@ -1,7 +1,5 @@
 """What a chat model's text tells, whatever API asks: thoughts, text and tool calls, as it grows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ The calls are written as Hermes and Qwen write them, and are constrained to the 
 their results are told as text, in turns that every template has.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ as it grows. A call is known by its name; its arguments go on as they come, as t
 call is text.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -1,7 +1,5 @@
 """What a request gives its chat template besides messages: `chat_template_kwargs`, `reasoning_effort`."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """uvicorn with deadlines for what a client begins to send and never finishes."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

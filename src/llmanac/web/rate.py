@@ -6,8 +6,6 @@ The page itself has no secret; every other path needs the token, which the page 
 behind `#`, that browsers send to nobody. What it gets names no model.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -4,8 +4,6 @@ Models that nobody uses are unloaded, the one that was used longest ago first, w
 that models may take together. A model's size is that of its files.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

@@ -7,8 +7,6 @@ FOLDER/data/            the output        FOLDER/dropped/   one file a stage, a 
 FOLDER/manifest.json    what was made of what; written last, and the mark that the build is finished
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -5,8 +5,6 @@ goes through again document by document, so that one document is dropped and its
 change what comes out: what happens to a document does not depend on another.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The end of a build: what each file of the output holds, the lists of dropped documents, the manifest."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.metadata

@@ -1,8 +1,6 @@
 """What a process is working on, in a few bytes of a file that both sides have mapped: it costs no system call to say,
 and it can be read after the process has died."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import mmap

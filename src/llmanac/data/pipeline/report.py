@@ -1,7 +1,5 @@
 """What a build kept, what it dropped and why: its manifest, a picture, and the fate of one document."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

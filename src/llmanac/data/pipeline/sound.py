@@ -4,8 +4,6 @@ What a task writes depends on its input alone. So a folder that is damaged is re
 and so is one that a later task needs files of, where these are gone.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -12,8 +12,6 @@ Kinds of task, and what their folders hold besides `done.json`:
     undrawn the list of the documents that a mixture does not draw
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import tempfile

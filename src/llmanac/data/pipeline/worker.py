@@ -4,8 +4,6 @@ Tasks come as lines of JSON on standard input, answers go as lines of JSON to st
 closes, as it does when the parent process dies, the process ends at once: every task is complete or absent.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

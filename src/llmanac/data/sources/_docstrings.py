@@ -1,8 +1,6 @@
 """Docstrings with their names and signatures: from source files without importing them, from live objects where a
 module is compiled and has no source."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

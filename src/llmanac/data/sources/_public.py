@@ -5,8 +5,6 @@
 own); of an installed package, which is never executed, the imports in its source files do.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import json

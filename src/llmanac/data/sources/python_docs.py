@@ -5,8 +5,6 @@ without importing them, and from the live objects of compiled modules; an instal
 module is one group of the split, and the private module that implements a public one belongs to it (`posix` to `os`).
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import importlib.util

@@ -8,8 +8,6 @@ later one that matched no leader before it, at most `LEADERS` of them.
 What is held is at most 80 bytes a document and four megabytes, far less than the signatures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

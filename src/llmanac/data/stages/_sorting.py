@@ -4,8 +4,6 @@ A record is a row of uint64 columns, ordered by the first, then the second, and 
 are spread over runs, so any memory gives the same order.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Classes of characters in regular expressions, and which characters are equal without regard to case.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 

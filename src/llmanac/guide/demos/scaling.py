@@ -1,8 +1,6 @@
 """The loss that a scaling law gives for every size of model that a compute budget can train, and the best of them. The
 constants are those of our fit to the published runs of Hoffmann et al. (evidence: scaling); others can be typed."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

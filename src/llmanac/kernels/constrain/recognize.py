@@ -12,7 +12,6 @@ Earley 1970, An efficient context-free parsing algorithm; Leo 1991 for right rec
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

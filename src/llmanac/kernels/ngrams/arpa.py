@@ -2,8 +2,6 @@
 # (numba types these functions itself)
 """The n-gram lines of ARPA files, in and out, in numba over bytes; sections and files: `models/ngrams/arpa.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.ngrams import text as lines

@@ -4,8 +4,6 @@ An operation is one element of one arithmetic function; a sum has as many as it 
 against the same formulas in torch is counted as these.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 LISTENERS: list[Callable[[float], None]] = []

@@ -12,7 +12,6 @@ same on other devices.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import Any, Literal
 

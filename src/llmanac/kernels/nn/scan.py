@@ -13,7 +13,6 @@ section 3.3.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import Any
 

@@ -7,7 +7,6 @@ marked unused may be formed on the way; what is left of them at the end is taken
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -12,7 +12,6 @@ draws, so drawing it again is a few comparisons.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from heapq import heappop, heappush
 

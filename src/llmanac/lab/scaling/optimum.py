@@ -8,8 +8,6 @@ The first two fit log N = log g + a log C to the sizes they found; what they can
 frontier, the runs with no better one of less compute, gives the exponent of L = K / C^alpha with and without a floor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

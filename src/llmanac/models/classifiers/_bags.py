@@ -1,7 +1,5 @@
 """The base of bow, cbow and deep-cbow: a vocabulary, a network over bags of words, and its files."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise

@@ -3,8 +3,6 @@
 The language model of fine-tuning and prompting, with its tokenizer and its folder.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Both are read; the newer is written, with the older ones as well for older reade
 follow from `max_position_embeddings`, which is read before.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Norms and biases stay in F32. `mixture` says which kind each matrix has, by llam
 file is read again before it gets its name, so what it cannot say of a model is refused.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

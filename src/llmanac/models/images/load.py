@@ -4,8 +4,6 @@ A config is untrusted: the model is first built without memory, every parameter'
 files' headers, and tensors are read only if all of them fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -14,8 +14,6 @@ shorter n-grams), and text before `\\data\\`. The context of an n-gram must be i
 writes them.
 """
 
-from __future__ import annotations
-
 import gzip
 import re
 from collections.abc import Iterator

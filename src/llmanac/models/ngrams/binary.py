@@ -8,8 +8,6 @@ each other, or has impossible values is refused (`checks.py` says how many value
 file, no index is followed out of its array.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

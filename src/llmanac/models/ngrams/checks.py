@@ -7,8 +7,6 @@ of words is read anyway), and `SAMPLES` evenly spaced ranges of each longer leve
 the kernels follow no index out of its array.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From counts and a smoothing to a trie: order by order, each from the one below."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Open and write n-gram models of words, as ARPA or as a binary file."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

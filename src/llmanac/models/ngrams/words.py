@@ -4,8 +4,6 @@ A line is a sentence, `<s>` w1 ... wn `</s>`; words are separated by white space
 space) and are bytes. `<s>` is context only; a word outside the vocabulary is `<unk>`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ the score matrix is never computed. The weights of each block are kept for the b
     dV += A^T dO        dS = A * (dA - rowsum(dA * A)),  dA = dO V^T        dQ = s dS K        dK += dS^T (s Q)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

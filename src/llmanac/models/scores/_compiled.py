@@ -3,8 +3,6 @@
 Importing this module registers it; `models/compiling.py` does so before a model is compiled.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -9,8 +9,6 @@ and an unseen n-gram gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngra
 The base of both Kneser-Ney smoothings: one step of the interpolation, over continuation counts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

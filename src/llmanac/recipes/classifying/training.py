@@ -7,8 +7,6 @@ A resumed training gives the same bytes as an uninterrupted one: what determines
 another one is refused.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

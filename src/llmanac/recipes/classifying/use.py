@@ -1,7 +1,5 @@
 """Classifiers by name or folder: make, open, train on a file, evaluate on one."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Sequence

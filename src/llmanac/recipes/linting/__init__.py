@@ -4,8 +4,6 @@ A rule is a function of an artefact (`rows.py`, `weights.py`); `rules.toml` has 
 docs/specialize.md lists the published threads behind them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llmanac.adapters.load import CONFIG as ADAPTER

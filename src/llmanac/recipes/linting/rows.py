@@ -1,7 +1,5 @@
 """Faults in rows: chats, prompts with completions, texts, pairs of answers; and `input_ids` with `labels`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A rule is a function of an artefact that gives, for each thing that it finds, wh
 `rules.toml` has the sentences by name, and the thread where users met the fault, as `owner/name#number`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

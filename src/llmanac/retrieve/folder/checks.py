@@ -14,8 +14,6 @@ the full one that the passage has. Whether words in another order say something 
 That is stricter than the support of a question by a complete passage (`quotes.py`), which decides on refusals.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ pre-tokenizer cuts at white space and makes each punctuation character a word. W
 older Unicode than Python: `tools/make_unicode_tables.py` makes the tables. Devlin et al. 2019 and its code.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping

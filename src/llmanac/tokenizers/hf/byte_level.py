@@ -1,7 +1,5 @@
 """The steps around a byte-level BPE in a `tokenizer.json`: how text is cut, whether NFC comes first."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ here and not applied; its `post_processor` is what `Tokenizer.framed` puts aroun
 with a BOS token.
 """
 
-from __future__ import annotations
-
 import json
 import operator
 from collections.abc import Collection, Mapping, Sequence

@@ -4,8 +4,6 @@ Each follows Hugging Face `tokenizers`; an unsupported one is refused by name. A
 where each of its characters starts in the old one.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Hugging Face's `tokenizer.json` with a `WordLevel` model, read strictly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ For a SentencePiece model `tokenizer.json` says the same as the `.model`, as far
 the configuration names the `.model` as the file that decides.
 """
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

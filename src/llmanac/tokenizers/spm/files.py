@@ -3,8 +3,6 @@
 The `.model` decides all ids of its pieces; a configuration names the special roles and tokens behind the model's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

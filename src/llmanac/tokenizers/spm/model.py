@@ -6,8 +6,6 @@ What a file asks for and this package cannot do is refused by its name; fields t
 they are and written back.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
