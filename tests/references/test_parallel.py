@@ -441,6 +441,13 @@ def test_what_cannot_be_divided_is_refused_by_name(mesh, choices, says):
         refuse(built(**choices), Autoregressive(), spec, parallel)
 
 
+def test_parts_need_a_torch_that_writes_them(monkeypatch):
+    monkeypatch.delattr(torch.distributed.checkpoint, "HuggingFaceStorageWriter")
+    spec, parallel = spec_of(torch.float64, "sgd"), ParallelSpec(data=2, checkpoints="parts")
+    with pytest.raises(SpecError, match=r"parallel\.checkpoints: torch .* cannot write parts; use collected"):
+        refuse(built(), Autoregressive(), spec, parallel)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zero-bubble"])
 def test_three_axes_equal_one_process(schedule):

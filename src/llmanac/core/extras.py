@@ -28,4 +28,6 @@ def naming(what: str) -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        raise needs(what, module) from None
+        if isinstance(error, ModuleNotFoundError):
+            raise needs(what, module) from None
+        raise LlmanacError(f"`{what}` needs a newer {module} than is installed ({error})") from error

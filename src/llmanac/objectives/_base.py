@@ -27,6 +27,7 @@ class ObjectiveSpec(Spec):
 
     kind = "objective"
     on, on_policy = cast(Any, "assistant"), 0.0  # fields of some
+    gives_source: ClassVar[bool] = False  # whether its batches are for an encoder and a decoder
     special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
     def reader(self, tokenizer: Any) -> Any:

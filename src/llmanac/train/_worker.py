@@ -23,7 +23,7 @@ from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec, _division, _parts
+from llmanac.train import TrainSpec, _division
 from llmanac.train._balance import of_step
 from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
 from llmanac.train.step import Sums
@@ -154,6 +154,8 @@ class TrainingWorker:
         Raises:
             TrainingError: a rank's disk refused.
         """
+        from llmanac.train import _parts  # older releases of torch have no such files
+
         self._written += 1
         key, store, rank = f"written/{self.number}/{self._written}", self.mesh.store, self.mesh.rank
         files = _parts.write(self.slices(), folder, rank)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import checkpoint as distributed_checkpoint
 
 from llmanac.adapters import applied
 from llmanac.adapters.lora import LoRA
@@ -196,6 +197,8 @@ def check_objective(objective: Any) -> None:
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
     """Raises SpecError that names what cannot be trained on several ranks."""
     check_objective(objective)
+    if parallel.checkpoints == "parts" and "HuggingFaceStorageWriter" not in vars(distributed_checkpoint):
+        raise SpecError(f"parallel.checkpoints: torch {torch.__version__} cannot write parts; use collected")
     if not isinstance(model, TrainedModel):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
     _check_parts(model, parallel.tensor)
