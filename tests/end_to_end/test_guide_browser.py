@@ -103,7 +103,8 @@ def test_an_explorable_from_a_folder_by_keyboard(browser, folder, name):
             browser.write_text(" 1" if name in ("sampling", "grpo") else " the")
         browser.press("Tab", 9)
     browser.until(
-        f"document.querySelector('#shown').innerHTML !== {json.dumps(before)} || !document.querySelector('.error').hidden"
+        f"document.querySelector('#shown').innerHTML !== {json.dumps(before)}"
+        " || !document.querySelector('.error').hidden"
     )
     assert browser.run("document.querySelector('.knobs').checkValidity()") and not browser.errors
     browser.size(1200)

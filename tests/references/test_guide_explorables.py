@@ -112,15 +112,16 @@ def described(tmp, config):
 
 
 def kv_cache(v, tmp):
-    config = llama(vocab_size=256, hidden_size=256, intermediate_size=256, num_hidden_layers=v["layers"], head_dim=v["size"],
-                   num_attention_heads=v["kv"], num_key_value_heads=v["kv"])  # fmt: skip
+    config = llama(vocab_size=256, hidden_size=256, intermediate_size=256, head_dim=v["size"],
+                   num_hidden_layers=v["layers"], num_attention_heads=v["kv"], num_key_value_heads=v["kv"])  # fmt: skip
     found = calculate.costs(described(tmp, config).spec, 256)
     each = {"float32": 4, "bfloat16": 2, "int8": 1}[v["dtype"]]
     return {"total": v["rows"] * found.state_bytes(2 ** v["length"], 4) * each / 4}
 
 
 def memory(v, tmp):
-    config = llama(vocab_size=v["vocab"], hidden_size=v["dim"], intermediate_size=v["ffn"], num_hidden_layers=v["layers"],
+    sizes = {"vocab_size": v["vocab"], "hidden_size": v["dim"], "intermediate_size": v["ffn"]}
+    config = llama(**sizes, num_hidden_layers=v["layers"],
                    num_attention_heads=v["heads"], num_key_value_heads=v["kv"])  # fmt: skip
     model = described(tmp, config)
     found = calculate.bytes_of(model, length=1, optimizer=v["optimizer"])
@@ -341,11 +342,11 @@ def tokenizer_of(data):
     return from_ranks([None] * len(special) + tokens[len(special) :], "gpt2", special)
 
 
-REFERENCES = {
-    "sampling": sampling, "scaled_softmax": scaled_softmax, "kv_cache": kv_cache, "memory": memory, "rope": rope, "lora": lora,
-    "quantize": quantize, "dpo": dpo, "grpo": grpo, "scaling_law": scaling_law, "pipeline": pipeline, "schedules": schedules,
-    "elo": elo, "pass_at_k": pass_at_k, "bleu": bleu, "minhash": minhash, "ngrams": ngrams,
-}  # fmt: skip
+PAGES = [
+    sampling, scaled_softmax, kv_cache, memory, rope, lora, quantize, dpo, grpo, scaling_law, pipeline, schedules, elo,
+    pass_at_k, bleu, minhash, ngrams,
+]  # fmt: skip
+REFERENCES = {page.__name__: page for page in PAGES}
 
 
 def drawn(name):
@@ -426,7 +427,8 @@ def after(model, ids):
 
 def test_the_best_next_token_is_the_packages_on_1000_prompts(model):
     texts = prompts(1000)
-    work = "(v) => { const { ids, logits } = guide.prompt(v.text); return { ids, best: logits.indexOf(Math.max(...logits)) }; }"
+    work = "(v) => { const { ids, logits } = guide.prompt(v.text); "
+    work += "return { ids, best: logits.indexOf(Math.max(...logits)) }; }"
     ours = computed("next_token", [{"text": text} for text in texts], work)
     assert len({one["best"] for one in ours}) > 50
     for one in ours:
@@ -470,8 +472,8 @@ def test_beams_are_the_packages(model):
 def test_the_mask_is_the_packages(model):
     from llmanac.generate.constrain import constraint_of
 
-    schema = {"type": "object", "required": ["name", "bits", "ok"], "additionalProperties": False,
-              "properties": {"name": {"type": "string"}, "bits": {"enum": [4, 8, 16]}, "ok": {"type": "boolean"}}}  # fmt: skip
+    parts = {"name": {"type": "string"}, "bits": {"enum": [4, 8, 16]}, "ok": {"type": "boolean"}}
+    schema = {"type": "object", "required": list(parts), "additionalProperties": False, "properties": parts}
     make = constraint_of({"schema": schema}, model[1], (0,), 1024, {})
     whole = '{"name": "a \\n \\u001f", "bits": 16, "ok": false}'
     texts = [whole[:cut] for cut in range(len(whole) + 1)]

@@ -1,7 +1,7 @@
 """Explorables: pages that compute in the reader's browser, from a folder of files as well as from the app.
 
-One is a script in `explore/` and a table in `explore/cards.toml`; it shares `frame.js`. They are classic scripts, since a
-page that is opened from a folder may load neither modules nor data by request.
+One is a script in `explore/` and a table in `explore/cards.toml`; it shares `frame.js`. They are classic scripts, since
+a page that is opened from a folder may load neither modules nor data by request.
 """
 
 from __future__ import annotations

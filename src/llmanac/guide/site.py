@@ -247,8 +247,9 @@ class Site:
         near = [pages()[order[n]].entry for n in (at - 1, at + 1) if 0 <= n < len(order)]
         of = next((key for key, tables in chapters().items() for t in tables for row in t.rows if row in told), "")
         return self._render(
-            "row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found, alive=alive, told=told, near=near,
-            figure=chapter.drawing(name) if name else "", chapter=of and chapters()[of][0].chapter, chapter_name=of,
+            "row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found, alive=alive,
+            told=told, near=near, figure=chapter.drawing(name) if name else "",
+            chapter=of and chapters()[of][0].chapter, chapter_name=of,
             choose=chapter.choices().get(page.entry.id, ""), found=chapter.parts(page.entry.id),
         )  # fmt: skip
 
