@@ -260,7 +260,7 @@ def vote(answers, weights):
     if not any(answers):
         return [[], 0.0]
     cast = {a: math.fsum(w for b, w in zip(answers, weights, strict=True) if b == a) for a in answers if a}
-    best = [a for a in answers if a and cast[a] == max(cast.values())][0]
+    best = next(a for a in answers if a and cast[a] == max(cast.values()))
     return [[ord(c) for c in best], cast[best] / math.fsum(cast.values())]
 
 
@@ -379,7 +379,8 @@ ROUTES = {
     "bag-of-words": classify, "negation-rule": negation, "macro-f1": macro_f1, "logistic-step": logistic,
     "mean-embedding": mean_embedding, "utf8": lambda code: list(chr(code).encode()), "word-vocabulary": vocabulary,
     "language-temperature": mixture, "mlp-gradient": mlp, "bigram-add-k": bigram, "momentum": momentum,
-    "clip-norm": clip, "gru-step": gru, "lstm-step": lstm, "linear-scan": scan, "swiglu": swiglu, "sinusoidal": sinusoidal,
+    "clip-norm": clip,
+    "gru-step": gru, "lstm-step": lstm, "linear-scan": scan, "swiglu": swiglu, "sinusoidal": sinusoidal,
     "count-parameters": parameters, "split-heads": heads, "masked-tokens": masked, "prefix-mask": prefix,
     "span-corruption": corrupted, "repeated-lines": repetition, "compute-optimal": compute_optimal,
     "power-law-fit": power_law, "top-k": top_k, "repetition-penalty": penalised, "banned-tokens": banned,
