@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -11,7 +12,9 @@ from _browser import needs_chromium
 from llmanac.guide.app import create_app
 from llmanac.guide.chapter import texts
 from llmanac.guide.demos import Models, demos
+from llmanac.guide.explorables import explorables
 from llmanac.guide.progress import ReviewLog
+from llmanac.guide.site import ASSETS, Site
 
 pytestmark = needs_chromium
 PAGES = [*(f"chapter/{name}.html" for name in texts()), "index.html", "row/position/rope.html", "exercise/elo.html",
@@ -61,3 +64,58 @@ def test_a_page_by_keyboard_and_without_errors(browser, address, page):
     assert len(seen) >= min(wanted, 20) - 2 and browser.run("document.documentElement.scrollWidth <= innerWidth + 1")
     assert not browser.errors
     assert browser.violations() == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The explorables as an export writes them; a whole export takes a minute."""
+    site, place = Site(), tmp_path_factory.mktemp("export")
+    for path in ["explorables.html", *(f"explore/{name}.html" for name in explorables())]:
+        (place / path).parent.mkdir(exist_ok=True)
+        (place / path).write_text(site.page(path), "utf-8")
+    for name, file in ASSETS.items():
+        (place / name).write_bytes(file.read_bytes())
+    return place
+
+
+@pytest.mark.parametrize("name", list(explorables()))
+def test_an_explorable_from_a_folder_by_keyboard(browser, folder, name):
+    """Opened from a file: each control is reached by Tab and changed by keys, and what is shown follows."""
+    browser.errors.clear()
+    browser.size(390)
+    for scheme in ("light", "dark"):
+        browser.scheme(scheme)
+        browser.open((folder / f"explore/{name}.html").as_uri())
+        assert browser.run("document.querySelector('#shown').children.length") > 1
+        assert browser.run("document.documentElement.scrollWidth") <= 390 and not browser.violations()
+    before = browser.run("document.querySelector('#shown').innerHTML")
+    changed = browser.run("document.querySelectorAll('.knobs [id]').length")
+    browser.run("document.querySelector('.knobs [id]').focus()")
+    for _ in range(changed):
+        kind = browser.run("document.activeElement.closest('.knobs') && document.activeElement.type")
+        assert kind in ("range", "text", "textarea", "select-one"), kind
+        if kind == "range":
+            browser.press("ArrowLeft", 37)
+        elif kind == "select-one":
+            browser.press("ArrowDown", 40)
+        else:
+            browser.press("End", 35)
+            browser.write_text(" 1" if name in ("sampling", "grpo") else " the")
+        browser.press("Tab", 9)
+    browser.until(
+        f"document.querySelector('#shown').innerHTML !== {json.dumps(before)}"
+        " || !document.querySelector('.error').hidden"
+    )
+    assert browser.run("document.querySelector('.knobs').checkValidity()") and not browser.errors
+    browser.size(1200)
+    assert browser.run("document.documentElement.scrollWidth") <= 1200
+    browser.scheme("light")
+
+
+def test_an_explorable_in_the_app(browser, address):
+    """Under the policy, which forbids scripts and styles inside a page."""
+    browser.errors.clear()
+    for name in explorables():
+        browser.open(f"{address}/explore/{name}.html")
+        assert browser.run("document.querySelector('#shown').children.length") > 1
+    assert not browser.errors

@@ -33,7 +33,7 @@ from llmanac.guide.mock import Graded
 from llmanac.guide.pages import pages
 from llmanac.guide.progress import RATINGS, Review, ReviewLog
 from llmanac.guide.question import RESULTS, questions
-from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
+from llmanac.guide.site import ASKED, ASSETS, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
@@ -100,7 +100,8 @@ class Guide:
         if request.method not in ("GET", "HEAD"):
             return self._message(405, f"{request.method} is not for this page")
         if path in ASSETS:
-            return Response((TEMPLATES / path).read_bytes(), media_type=ASSETS[path])
+            kind = "text/css" if path.endswith(".css") else "text/javascript"
+            return Response(ASSETS[path].read_bytes(), media_type=kind)
         if path.startswith("evidence/") and path.endswith(".svg"):
             return self._figure(path)
         params = dict(request.query_params)

@@ -20,6 +20,7 @@ from llmanac.core.files import read_toml
 from llmanac.guide import chapter, paths
 from llmanac.guide.demos import demos
 from llmanac.guide.exercise import exercises
+from llmanac.guide.explorables import explorables
 from llmanac.guide.pages import pages
 from llmanac.guide.question import questions
 from llmanac.guide.tables import about, chapters
@@ -77,6 +78,8 @@ def _hits() -> Iterator[tuple[str, str, str, str]]:
             yield f"chapter/{name}#{chapter.place(heading)}", title, title, text
     for path in paths.load():
         yield f"path/{path.name}", path.title, path.title, path.text
+    for name, one in explorables().items():
+        yield f"explore/{name}", one.title, one.title, one.about
     for name, demo in demos().items():
         yield f"demo/{name}", demo.title, demo.title, demo.about
 

@@ -18,6 +18,7 @@ from llmanac.guide import plan as planning
 from llmanac.guide.check import FORMS
 from llmanac.guide.demos import Demo, Models, demos
 from llmanac.guide.exercise import Verdict, exercises
+from llmanac.guide.explorables import explorables, scripts
 from llmanac.guide.pages import PARTS, Page, evidence, pages
 from llmanac.guide.progress import ReviewLog
 from llmanac.guide.question import LEVELS, RESULTS, ROLES, InterviewQuestion, questions
@@ -27,7 +28,7 @@ from llmanac.guide.tables import about, chapters
 TEMPLATES = Path(__file__).parent / "templates"
 ASKED = 5  # questions of a mock interview
 EXPORT_SECONDS = 600.0  # of a demo in an exported folder: nobody waits for it, and a busy machine must not end it
-ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
+ASSETS = {name: TEMPLATES / name for name in ("style.css", "search.js")} | scripts()
 
 
 class Site:
@@ -70,6 +71,8 @@ class Site:
             *(f"area/{found.name}.html" for found in paths.areas()),
             "demos.html",
             *(f"demo/{name}.html" for name in demos()),
+            "explorables.html",
+            *(f"explore/{name}.html" for name in explorables()),
             *tasks,
             *asked,
         ]
@@ -105,7 +108,17 @@ class Site:
         if part == "chapter" and rest in chapters():
             found_tables = chapters()[rest]
             body = chapter.render(rest, lambda to: to if to.startswith("https://") else f"{_root(path)}{to}.html")
-            return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables, body=body)
+            rows = {row.entry.id for table in found_tables for row in table.rows}
+            practice = {
+                "explorables": [one for one in explorables().values() if rows & set(one.rows)],
+                "tasks": [one for one in exercises().values() if rows & set(one.rows)],
+                "asked": [one for one in questions().values() if rows & set(one.rows)],
+            }
+            title = found_tables[0].chapter
+            return self._render("chapter.html", path, title, tables=found_tables, body=body, **practice)
+        if part == "explore" and rest in explorables():
+            one = explorables()[rest]
+            return self._render("explore.html", path, one.title, one=one)
         if part == "demo" and rest in demos():
             return self._demo(demos()[rest], path, **more)
         if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
@@ -116,7 +129,8 @@ class Site:
         if name == "index":
             kinds = Counter(page.kind for page in pages().values())
             verdicts = Counter(one["verdict"] for one in catalogue.evidence()["verdicts"].values())
-            counts = {"questions": len(questions()), "exercises": len(exercises()), "demos": len(demos())}
+            counts = {"questions": len(questions()), "exercises": len(exercises()), "demos": len(demos()),
+                      "explorables": len(explorables())}  # fmt: skip
             values = {
                 "counts": counts,
                 "kinds": kinds,
@@ -143,6 +157,8 @@ class Site:
             known = sorted(planning.strengths(reviews).items(), key=lambda i: i[1])
             return self._render("plan.html", path, "The days until an interview", interview=day, days=days,
                                 strengths=known)  # fmt: skip
+        if name == "explorables":
+            return self._render("explorables.html", path, "Explorables", found=explorables().values())
         if name == "demos":
             return self._render("demos.html", path, "Demos", demos=list(demos().values()))
         if name == "questions":
@@ -223,13 +239,15 @@ class Site:
             for demo in demos().values()
             if demo.shows(*ids) and not demo.lacks
         ]
+        alive = [one for one in explorables().values() if page.entry.id in one.rows]
         told, order = about(page.entry.id), list(pages())
         at, name = order.index(page.entry.id), chapter.drawn_for().get(page.entry.id)
         near = [pages()[order[n]].entry for n in (at - 1, at + 1) if 0 <= n < len(order)]
         of = next((key for key, tables in chapters().items() for t in tables for row in t.rows if row in told), "")
         return self._render(
-            "row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found, told=told, near=near,
-            figure=chapter.drawing(name) if name else "", chapter=of and chapters()[of][0].chapter, chapter_name=of,
+            "row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found, alive=alive,
+            told=told, near=near, figure=chapter.drawing(name) if name else "",
+            chapter=of and chapters()[of][0].chapter, chapter_name=of,
             choose=chapter.choices().get(page.entry.id, ""), found=chapter.parts(page.entry.id),
         )  # fmt: skip
 
@@ -270,8 +288,8 @@ class Site:
                 assert text is not None
                 written += _write(made / path, text.encode())
                 shown.advance()
-            for name in ASSETS:
-                written += _write(made / name, (TEMPLATES / name).read_bytes())
+            for name, file in ASSETS.items():
+                written += _write(made / name, file.read_bytes())
             for study in evidence():
                 for figure in sorted((RESULTS / study).glob("*.svg")):
                     written += _write(made / "evidence" / study / figure.name, figure.read_bytes())
