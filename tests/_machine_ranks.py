@@ -1,23 +1,26 @@
 """A rank that torchrun starts in a machine of `_machines`: what `test_parallel.check` does among forked ranks.
 
-    python _machine_ranks.py parity NAME...      each case of CASES; AssertionError where it differs from one process
-    python _machine_ranks.py bytes NAME          rank 0 prints what its machine sent and received in STEPS steps
+python _machine_ranks.py parity NAME...      each case of CASES; AssertionError where it differs from one process
+python _machine_ranks.py slow NAME           rank 1 computes its second step for longer than the timeout
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
+import time
 from typing import Any
 
 import test_parallel
 import torch
-from test_parallel import CPU, built, check, packed_of, rows_of
+from test_parallel import CPU, built, check, packed_of, rows_of, spec_of
 from test_parallel_adapters import adapted, masked
 
-from llmanac.train.team import follow
+from llmanac.objectives.autoregressive import Autoregressive
+from llmanac.parallel import ParallelSpec
+from llmanac.parallel.mesh import further_rank
+from llmanac.train._worker import TrainingWorker
+from llmanac.train.team import follow, team
 
 RANK = int(os.environ["RANK"])
 MIXED = {"data": 2, "tensor": 2, "pipeline": 2}
@@ -47,7 +50,26 @@ def parity(*names: str) -> None:
         print(f"rank {RANK} on {os.uname().nodename}: {name} is equal", flush=True)
 
 
+def slow(name: str) -> None:
+    mesh, _ = CASES[name]
+    gradients = TrainingWorker.gradients
+
+    def computing(worker: TrainingWorker, *given: Any) -> Any:
+        if RANK and worker.optimizer.steps:
+            time.sleep(12)
+        return gradients(worker, *given)
+
+    TrainingWorker.gradients = computing
+    if RANK:
+        further_rank(follow)
+        return
+    with team(ParallelSpec(timeout=3, **mesh), CPU) as made:
+        stepper = made.stepper(built(), Autoregressive(), spec_of(torch.float64), folder=None)
+        for step in range(2):
+            stepper(rows_of(step), 1.0, step)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     test_parallel.on_ranks = here
-    {"parity": parity}[sys.argv[1]](*sys.argv[2:])
+    {"parity": parity, "slow": slow}[sys.argv[1]](*sys.argv[2:])

@@ -1,8 +1,8 @@
 """Machines in miniature: two to four network namespaces, joined by a switch, each with a disk and a name of its own.
 
-A machine is a process that `unshare` gives its own network, mounts, processes and host name; a switch is one more, with a
-bridge. Whatever runs in a machine ends with that process, and that process with this one: nothing stays behind, also
-after a kill. Every machine sees its own folder at the same path, `disk`, and the others by name.
+A machine is a process that `unshare` gives its own network, mounts, processes and host name; a switch is one more,
+with a bridge. Whatever runs in a machine ends with that process, and that process with this one: nothing stays behind,
+also after a kill. Every machine sees its own folder at the same path, `disk`, and the others by name.
 
 `rate` is a token bucket (tc tbf) at what a machine sends. `lossy` puts a forwarder in place of a cable, for delay and
 loss: two TAP devices and a process between them, since netem is not in every kernel.
@@ -21,7 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -200,10 +200,8 @@ def forward(one: int, other: int, *, delay: float, loss: random.Random, share: f
         now = time.monotonic()
         while kept and kept[0][0] <= now:
             _, to, frame = kept.popleft()
-            try:
+            with suppress(BlockingIOError):  # a full queue loses frames, as a cable's does
                 os.write(to, frame)
-            except BlockingIOError:
-                pass  # a full queue loses frames, as a cable's does
         wait = max(0.0, kept[0][0] - now) if kept else 0.5
         for ready in select.select([one, other], [], [], wait)[0]:
             frame = os.read(ready, FRAME)
