@@ -69,11 +69,12 @@ def packed_of(step):
     return rows
 
 
-def alone(model, spec, rows=rows_of):
+def alone(model, spec, rows=rows_of, objective=Autoregressive):
     """Losses and norms of the steps on one process; the model is trained in place."""
     optimizer = spec.optimizer.build(model=model)
+    dtype = next(model.parameters()).dtype
     stepper = Stepper(
-        model, Autoregressive(), optimizer, micro_batch=spec.micro_batch, clip=spec.clip, dtype=model.dtype, folder=None
+        model, objective(), optimizer, micro_batch=spec.micro_batch, clip=spec.clip, dtype=dtype, folder=None
     )
     return [stepper(rows(step), 1.0, step) for step in range(STEPS)]
 
@@ -87,6 +88,7 @@ def check(
     model=built,
     rows=rows_of,
     micro=None,
+    objective=Autoregressive,
     **choices,
 ):
     """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step.
@@ -97,17 +99,18 @@ def check(
     one, several, before = model(dtype), model(dtype), model(dtype)
     spec = spec_of(dtype, optimizer, **choices)
     apart = spec if parallel.pipeline == 1 else micro_batches(spec, parallel)
-    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows)
+    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows, objective)
 
     def rank_0():
         with team(parallel, CPU) as made:
-            stepper = made.stepper(several, Autoregressive(), spec, folder=None)
+            stepper = made.stepper(several, objective(), spec, folder=None)
             found = [stepper(rows(step), 1.0, step) for step in range(STEPS)]
             stepper.collect()
         for a, b in zip(found, expected, strict=True):
             assert (a.units, a.tokens >= b.units) == (b.units, True)
             assert a.loss == pytest.approx(b.loss, rel=within)
             assert a.grad_norm == pytest.approx(b.grad_norm, rel=within)
+            assert a.metrics == pytest.approx(b.metrics, rel=within, abs=within)
         for (name, p), q, start in zip(several.named_parameters(), one.parameters(), before.parameters(), strict=True):
             moved = (q - start).abs().max()
             assert moved > 0 or q.ndim == 1 or not q.requires_grad, name  # no loss depends on the bias of keys

@@ -45,6 +45,7 @@ GROUPS = {
     "classify": "classify.app", "data": "data.app", "tokenizer": "tokenizer.app", "ngram": "ngram.app",
     "quality": "quality.quality_app", "metric": "metric.app", "benchmark": "benchmark.app", "memory": "memory.app",
     "parallel": "parallel.parallel_app", "scaling": "scaling.app", "new": "new.app",
+    "launch": "launch.app",
 }  # fmt: skip
 
 

@@ -62,9 +62,9 @@ class AlignSpec(TuneSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.parallel.ranks > 1:
-            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         sampled = self.objective.name == "policy-gradient"
+        if sampled and self.parallel.ranks > 1:
+            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         if sampled and self.reward is None:
             raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")
         for name in ("reward", "truth"):
@@ -178,7 +178,8 @@ class Preferred(Aligning):
         count = min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS)
         if asked.train.batch_tokens == TrainSpec().batch_tokens:  # left open, as in a tuning
             count = min(count, len(rows.train) // STEPS_AN_EPOCH)
-        count = max(2, count)
+        each = asked.parallel.data  # ranks have equally many rows
+        count = max(2, count, each) // each * each
         settled = dataclasses.replace(
             asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
         )
