@@ -24,7 +24,7 @@ from llmanac.data.pack import ListStream, PackedRow
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
-from llmanac.train import TrainSpec, _parts
+from llmanac.train import TrainSpec, checkpoint
 from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
@@ -336,7 +336,7 @@ def test_a_checkpoint_in_parts_is_whole_or_skipped(tmp_path):
 
     def write(folder):
         folder.mkdir()
-        return _parts.write(given, folder, 1)
+        return checkpoint.write(given, folder, 1)
 
     for step in (1, 2, 3, 4):
         made = checkpoints.save(step, {}, {}, write)
@@ -353,7 +353,7 @@ def test_a_checkpoint_in_parts_is_whole_or_skipped(tmp_path):
     assert torch.equal(found.tensors["model"]["a"], given["model.a"])
     assert list(found.tensors["optimizer"]) == ["exp_avg.a"]
     with pytest.raises(TrainingError, match=r"rank 1 cannot write .*a disk that all ranks see"):
-        _parts.write(given, tmp_path / "elsewhere", 1)
+        checkpoint.write(given, tmp_path / "elsewhere", 1)
 
 
 def test_torch_reads_a_checkpoint_of_several_ranks(tmp_path):

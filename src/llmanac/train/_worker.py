@@ -23,10 +23,9 @@ from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec, _division, _parts
-from llmanac.train._balance import of_step
+from llmanac.train import TrainSpec, _division, checkpoint
 from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
-from llmanac.train.step import Sums
+from llmanac.train.step import Sums, of_step
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
 
@@ -156,7 +155,7 @@ class TrainingWorker:
         """
         self._written += 1
         key, store, rank = f"written/{self.number}/{self._written}", self.mesh.store, self.mesh.rank
-        files = _parts.write(self.slices(), folder, rank)
+        files = checkpoint.write(self.slices(), folder, rank)
         if rank:
             store.set(f"{key}/{rank}", json.dumps(files))
         dist.barrier()

@@ -16,6 +16,14 @@ Format 1, of earlier versions, holds frozen parameters too and calls the source'
 
 A checkpoint is written to a temporary folder, flushed to the disk, then renamed: a process killed at any moment leaves
 the older checkpoints and no partial one. Reading takes the newest complete one and reports those it skipped.
+
+Checkpoints in parts: each rank writes what it has of the weights and the optimizer's state into its own file.
+
+    step-00000500/parts/rank-00003.safetensors     "model.<name>", "optimizer.<what>.<name>": slices of tensors
+
+The files are those of torch.distributed.checkpoint's safetensors writer. Each rank calls it for itself (`no_dist`), so
+that no pickled messages are exchanged: the mesh says which rank has which slice, and a slice that several ranks hold is
+written by the first of them. The reader puts slices together. All ranks, and whoever resumes, must see the folder.
 """
 
 import contextlib
@@ -24,6 +32,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +42,57 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.core.files import TEMPORARY, atomic_folder, read_table, write_json
+from llmanac.core.errors import CheckpointError, LlmanacError, TrainingError
+from llmanac.core.files import TEMPORARY, atomic_folder, file_sha256, read_table, write_json
 from llmanac.core.files import file_sha256 as _sha256
+
+
+def write(tensors: Mapping[str, Tensor], folder: Path, rank: int) -> dict[str, str]:
+    """Write a rank's slices: DTensors, or tensors that are complete. `{file: its checksum}`; nothing for no tensors.
+
+    Raises:
+        TrainingError: the disk refused, or the folder is not there.
+    """
+    if not tensors:
+        return {}
+    own, target = folder / f"{TEMPORARY}{rank}", folder / f"rank-{rank:05d}.safetensors"
+    try:
+        if not folder.is_dir():
+            raise OSError("there is no such folder")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing is agreed on with other ranks
+            writer = HuggingFaceStorageWriter(str(own), save_distributed=True)
+            checkpoint.save(dict(tensors), storage_writer=writer, no_dist=True)
+        (file,) = own.glob("*.safetensors")
+        os.replace(file, target)
+        own.rmdir()
+        return {target.name: file_sha256(target)}
+    except (OSError, SafetensorError, checkpoint.CheckpointException) as error:
+        raise TrainingError(
+            f"parallel.checkpoints: rank {rank} cannot write {target} ({error}); parts need a disk that all ranks see"
+        ) from error
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """The complete tensors of the files of all ranks.
+
+    Raises:
+        CheckpointError: files that do not fit each other.
+    """
+    try:
+        reader = HuggingFaceStorageReader(str(folder))
+        sizes = reader.read_metadata().state_dict_metadata
+        found = {name: torch.empty(m.size, dtype=m.properties.dtype) for name, m in sizes.items()}  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint.load(found, storage_reader=reader, no_dist=True)
+    except (OSError, ValueError, KeyError, SafetensorError, checkpoint.CheckpointException) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from error
+    return found
+
 
 FORMAT_VERSION, IN_PARTS = 2, 3
 READABLE = (1, 2, IN_PARTS)
@@ -208,7 +264,7 @@ class Checkpoints:
 
     def _slices(self, folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
         """What the ranks have written. Raises CheckpointError for a file that is missing, damaged or too many."""
-        from llmanac.train import _parts
+        from llmanac.train import checkpoint
 
         there = {p.name: p for p in folder.glob("*")}
         for name in sorted(files.keys() ^ there.keys()):
@@ -216,7 +272,7 @@ class Checkpoints:
         for name, file in there.items():
             if _sha256(file) != files[name]:
                 raise CheckpointError(f"{file}: does not match its checksum; it was cut or damaged")
-        return _parts.read(folder)
+        return checkpoint.read(folder)
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint, with a warning for every newer one that is not; None where there are none.
