@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.types import ALL, IGNORE, Batch, Capabilities, ModelOutput, OutputRequest
-from llmanac.models.card import first_card
+from llmanac.models.card import model_card
 from llmanac.models.folder import RECORD, read_generation, read_record, record_of
 from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
@@ -245,7 +245,7 @@ class Ngram(nn.Module):
         files.write_json(folder / RECORD, record_of(self))
         files.write_json(folder / "generation_config.json", self.generation)
         config = {"architectures": ["Ngram"], "model_type": MODEL_TYPE, "vocab_size": self.vocab_size}
-        first_card(folder, config, None)
+        model_card(folder, config, None)
         files.write_json(folder / "config.json", config)
         return folder
 
