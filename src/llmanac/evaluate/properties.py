@@ -29,9 +29,9 @@ from llmanac.data.texts import documents, files_of
 from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.benchmark import Benchmark
-from llmanac.evaluate.contamination import Contamination, contamination
+from llmanac.evaluate.benchmarking import KEY, RESULTS
+from llmanac.evaluate.contamination_files import Contamination, contamination
 from llmanac.evaluate.evaluation import Evaluation
-from llmanac.evaluate.evaluation_report import KEY, RESULTS
 from llmanac.metrics import diversity as _diversity
 from llmanac.metrics import wilson_interval
 from llmanac.metrics.item_rest import item_rest

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from llmanac.core.types import LanguageModel, State
-from llmanac.generate._noise import Noise
 from llmanac.generate.decoding import Array, DecodingSpec, compose, largest, log_softmax
+from llmanac.generate.requests import Noise
 from llmanac.generate.runner import on_host
 
 ROWS = ("serve/kv-cache", "decode/greedy", "decode/beam")  # whose pages show this file

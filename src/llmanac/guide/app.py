@@ -37,7 +37,7 @@ from llmanac.guide.site import ASKED, ASSETS, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
-from llmanac.web.http import config
+from llmanac.web.serve import config
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "

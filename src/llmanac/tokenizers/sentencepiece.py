@@ -120,7 +120,7 @@ class Spec(TokenizerSpec):
         if not found.alphabet:
             raise DataError("tokenizer/sentencepiece: the texts to learn from are empty")
         if self.model == "bpe":
-            from llmanac.tokenizers._spm_bpe_train import learn
+            from llmanac.tokenizers._spm_extend import learn
         else:
             from llmanac.tokenizers._unigram_train import learn
         learned = learn(found, room)

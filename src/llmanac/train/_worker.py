@@ -24,9 +24,8 @@ from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division
-from llmanac.train._balance import of_step
 from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
-from llmanac.train.step import Sums
+from llmanac.train.step import Sums, of_step
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from llmanac.generate.engine import Piece
 from llmanac.web._errors import ApiError, error_body
-from llmanac.web._kept import Kept, KeptReplies
 from llmanac.web._prepare import chat_asked
 from llmanac.web._replies import ChatReply
 from llmanac.web._responses_body import ResponsesBody
-from llmanac.web._service import Prepared, Service
+from llmanac.web._service import Kept, KeptReplies, Prepared, Service
 from llmanac.web._wire import Sent, read
 from llmanac.web._wire_chat import ChatBody
 from llmanac.web.asgi import named_event

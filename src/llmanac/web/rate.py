@@ -26,8 +26,7 @@ from llmanac.evaluate.ratings import RatingStore
 from llmanac.web._errors import ApiError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
-from llmanac.web.http import config
-from llmanac.web.serve import SAY
+from llmanac.web.serve import SAY, config
 from llmanac.web.server import PAGE_POLICY
 
 PAGE = Path(__file__).with_name("rate.html")

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmanac.core import errors, files
 from llmanac.core.errors import LlmanacError
-from llmanac.data.pipeline.pulse import Pulse
+from llmanac.data.pipeline.local import Pulse
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.tasks import Slow, Task, TaskWorker
 

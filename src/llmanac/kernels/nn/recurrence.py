@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
-from llmanac.kernels.nn.operations import did
+from llmanac.kernels.nn.scan import did
 from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.kernels.text import cached
 

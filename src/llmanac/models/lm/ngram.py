@@ -31,8 +31,8 @@ from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count
-from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import Trie, places, untrained
+from llmanac.models.ngrams.words import estimate
 from llmanac.models.smoothing import SmoothingSpec
 from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
 from llmanac.models.state import DecodingState

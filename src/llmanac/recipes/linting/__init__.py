@@ -10,7 +10,7 @@ from llmanac.adapters.load import CONFIG as ADAPTER
 from llmanac.core.errors import DataError
 from llmanac.models.locate import GGUF, locate
 from llmanac.recipes.linting import rows, weights
-from llmanac.recipes.linting.rules import TABLE, LintedArtefact, LintFinding, applied
+from llmanac.recipes.linting.weights import TABLE, LintedArtefact, LintFinding, applied
 from llmanac.tokenizers.load import load_tokenizer
 
 __all__ = ["CHECKS", "TABLE", "LintFinding", "lint"]
