@@ -10,6 +10,6 @@ from llmanac.objectives._measured import MeasuredObjective, TextSource
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 __all__ = [
-    "AnswerRows", "BaseObjective", "MeasuredObjective", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec", "TextSource",
-    "collate_packed", "collate_ragged", "compared", "special_id",
+    "AnswerRows", "BaseObjective", "MeasuredObjective", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec",
+    "TextSource", "collate_packed", "collate_ragged", "compared", "special_id",
 ]  # fmt: skip

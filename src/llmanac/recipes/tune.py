@@ -255,7 +255,7 @@ class Tuning:
         return self.model
 
     def objective(self) -> Any:
-        """What is trained for, with its further models; SpecError for a model that reads a source where none is given."""
+        """What is trained for, with its further models; SpecError where a model reads a source and none is given."""
         if capabilities(self.load()).reads_source and not self.asked.objective.gives_source:
             raise SpecError(
                 f"objective: {self.asked.objective.name} is about one text, and {self.asked.model} reads a source and "
