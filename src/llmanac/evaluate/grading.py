@@ -14,7 +14,6 @@ from typing import Any
 
 from llmanac.evaluate._choosing import read_choice
 from llmanac.evaluate.answering import Answerer
-from llmanac.metrics.agreement import cohen, cohen_interval
 
 LEAST = 0.6  # kappa from which grades are shown
 CHOICES = ("yes", "no")
@@ -73,6 +72,8 @@ def grade(model: Answerer, question: str, answer: str, rubric: Sequence[str]) ->
 
 def reliability(model: Answerer, gold: Sequence[GoldAnswer]) -> Reliability:
     """The agreement of a model's grades with what is in the answers. Raises RequestError as `grade`."""
+    from llmanac.metrics.agreement import cohen, cohen_interval  # numba comes with it
+
     known = [held for one in gold for held in one.held]
     found = [held for one in gold for held in grade(model, one.question, one.answer, one.rubric)]
     kappa = cohen(known, found)

@@ -293,7 +293,7 @@ def _parts(sent: str, body: bytes) -> dict[str, str]:
 
 
 def _checked(name: str, code: str) -> Verdict:
-    with Sandbox(1, wall=WALL) as sandbox:
+    with Sandbox(1, wall=WALL, arrays=True) as sandbox:
         return check(exercises()[name], code, sandbox)
 
 
