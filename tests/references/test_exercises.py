@@ -299,7 +299,7 @@ def test_references_equal_implementations_from_outside(name):
         ("import sys, json\nprint('\\n' + '0' * 16 + '[]')\ndef softmax(x):\n    return [0.0 for _ in x]", "expected"),
         # what is expected is not in the program: neither its frames nor its source hold it
         ("import sys\ndef softmax(x):\n    f = sys._getframe(1).f_globals\n    return f.get('expected')", "got null"),
-        ("import sys\nsys.modules['json'].dumps = lambda *a, **k: '[]'\ndef softmax(x):\n    return x", "did not arrive"),
+        ("import json\njson.dumps = lambda *a, **k: '[]'\ndef softmax(x):\n    return x", "did not arrive"),
     ],
 )  # fmt: skip
 def test_wrong_and_hostile_answers(code, message, sandbox, monkeypatch):
