@@ -274,9 +274,7 @@ def number(pages: Path, load: Callable[[str], ModuleType], where: str) -> float:
 
 def generated(load: Callable[[str], ModuleType], pages: Path = _cells.PAGES) -> dict[str, Any]:
     """The file of the package: every verdict, and every number that the guide quotes."""
-    from llmanac.guide.demos import scaling
-
-    quoted = {place for q in questions().values() for place in q.measured.values()} | set(scaling.PLACES)
+    quoted = {place for q in questions().values() for place in q.measured.values()}
     ladder, place = load("transfer_of_verdicts"), pages / "transfer_of_verdicts"
     return {
         "verdicts": verdicts(load, pages),

@@ -17,6 +17,7 @@ from llmanac.cli import documented
 WITHOUT = {
     "new method",
     "chat", "generate", "serve", "guide", "generate-image", "exercise show", "exercise check", "question show",
+    "question grader",
     "question rate", "question answer", "question mock", "classify predict", "data why", "data emoji",
     "tokenizer extend", "tokenizer encode", "ngram query", "ngram convert", "memory add", "memory edit",
     "memory delete",

@@ -21,13 +21,14 @@ from llmanac.guide import markdown
 from llmanac.guide.app import MAX_BODY, POLICY, create_app
 from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import exercises, find
+from llmanac.guide.explorables import FOLDER, explorables
 from llmanac.guide.pages import PARTS, pages
 from llmanac.guide.progress import ReviewLog
 from llmanac.guide.question import questions
 from llmanac.guide.search import search
 from llmanac.guide.site import TEMPLATES, Site
 
-MOST_LACKING = {"explanation": 0, "source": 0, "paper": 8, "test": 2, "evidence": 191, "question": 66}
+MOST_LACKING = {"explanation": 0, "source": 0, "paper": 8, "test": 2, "evidence": 191, "question": 46}
 TOKEN = "a-token-of-this-start"
 SOURCE = re.compile(r'<pre tabindex="0" class="source">.*?</pre>', re.DOTALL)
 
@@ -89,6 +90,28 @@ def exported(tmp_path_factory):
         cli.main(shlex.split(EXPORT)[1:])
     assert ended.value.code == 0
     return folder / "site"
+
+
+def test_the_folder_is_small(exported):
+    sizes = {path: path.stat().st_size for path in exported.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 15e6 and all(n < 300_000 for path, n in sizes.items() if path.suffix == ".html")
+    for name in explorables():
+        page = (exported / f"explore/{name}.html").read_text("utf-8")
+        assert "module" not in page and all(
+            (exported / "explore" / file).is_file() for file in explorables()[name].order
+        )
+    for path in FOLDER.glob("*.js"):
+        assert not re.search(
+            r"\b(fetch|import|Worker|XMLHttpRequest|https?:(?!//www\.w3\.org/2000/svg))\b", path.read_text("utf-8")
+        )
+
+
+def test_every_chapter_leads_to_practice(exported):
+    for path in sorted((exported / "chapter").glob("*.html")):
+        text = path.read_text("utf-8").partition('id="practice"')[2]
+        assert "../question/" in text
+        if path.stem != "interview-preparation":
+            assert "../exercise/" in text and "../explore/" in text, path.stem
 
 
 def test_every_row_and_method_has_a_page(exported):

@@ -12,6 +12,7 @@ from _browser import needs_chromium
 from llmanac.guide.app import create_app
 from llmanac.guide.chapter import texts
 from llmanac.guide.demos import Models, demos
+from llmanac.guide.exercise import exercises
 from llmanac.guide.explorables import explorables
 from llmanac.guide.progress import ReviewLog
 from llmanac.guide.site import ASSETS, Site
@@ -119,3 +120,43 @@ def test_an_explorable_in_the_app(browser, address):
         browser.open(f"{address}/explore/{name}.html")
         assert browser.run("document.querySelector('#shown').children.length") > 1
     assert not browser.errors
+
+
+def test_a_readers_way_through_a_chapter(browser, address):
+    """Text, explorable, exercise, question, and the day on which it is due again, by the links of the pages."""
+    browser.errors.clear()
+    browser.size(1200)
+
+    def follow(place):
+        browser.run(f"document.querySelector({json.dumps(place)}).click()")
+        browser.until(f"document.readyState === 'complete' && !document.querySelector({json.dumps(place)})")
+
+    chapter = f"{address}/chapter/inference-and-generation.html"
+    browser.open(chapter)
+    assert browser.run("document.querySelector('main').textContent.split(/\\s+/).length") > 2000
+    browser.run("document.querySelector('#practice').scrollIntoView()")
+    follow("a[href$='explore/sampling.html']")
+    before = browser.run("document.querySelector('#shown').textContent")
+    browser.run("document.querySelector('#c-topK').focus()")
+    browser.press("ArrowRight", 39)
+    browser.until(f"document.querySelector('#shown').textContent !== {json.dumps(before)}")
+    browser.open(chapter)
+    follow("a[href$='exercise/top-k.html']")
+    browser.run(f"document.querySelector('#code').value = {json.dumps(exercises()['top-k'].solution)}")
+    browser.run("document.querySelector('main form button').click()")
+    browser.until("document.querySelector('#verdict')?.textContent.startsWith('Passed')")
+    browser.open(chapter)
+    follow("a[href$='question/top-k-against-top-p.html']")
+    browser.run("document.querySelector('button[value=good]').click()")
+    browser.until("location.pathname === '/index.html' && document.readyState === 'complete'")
+    later = browser.run("document.querySelector('main').textContent")
+    assert "question/top-k-against-top-p" in later and "exercise/top-k" in later
+    assert not browser.errors
+
+
+def test_a_chapter_is_printed_without_its_controls(browser, address):
+    browser.open(f"{address}/chapter/fundamentals.html")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.run("getComputedStyle(document.querySelector('header')).display") == "none"
+    assert len(browser.call("Page.printToPDF")["data"]) > 20_000
+    browser.call("Emulation.setEmulatedMedia", media="")

@@ -186,8 +186,6 @@ def test_drafts_leave_the_text_and_errors_are_measured():
     error = {name: float(row[1].rstrip("%")) for name, row in plain.items() if row[1].endswith("%")}
     assert error["int8"] < error["nf4"] < error["binary"] and {"bf16", "gptq", "ternary"} <= error.keys()
     assert float(rows["int4"][1].rstrip("%")) != error["int4"]
-    _, rows = shown("scaling", flops="1e20")
-    assert float(rows["1.0e+20"][3]) > float(rows["1.0e+22"][3]) and "1.0e+18" in rows
 
 
 def test_attention_is_the_layers_own_and_the_rest_is_seen_by_its_gradient():
@@ -247,7 +245,6 @@ def test_inputs_are_bounded():
         ("normalizers", {"lengths": "1 2 x"}, "not a list of numbers"),
         ("normalizers", {"rewards": "1 0"}, "each answer"),
         ("mixer", {"what": "attention of the model"}, "no attention"),
-        ("scaling", {"alpha": "9"}, "not between"),
     ):
         with pytest.raises(SpecError, match=said):
             demos()[name].run(given, SMALL)
@@ -287,13 +284,13 @@ def test_demos_wait_for_each_other_and_nothing_else_does(tmp_path, monkeypatch):
         running.pop()
         return []
 
-    monkeypatch.setattr(demos()["scaling"].module, "run", slow)
+    monkeypatch.setattr(demos()["normalizers"].module, "run", slow)
     app = create_app(ReviewLog(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
     with TestClient(app, base_url="http://127.0.0.1:8090") as client:
         found = []
 
         def send():
-            found.append(client.post("/demo/scaling.html", **form()).status_code)
+            found.append(client.post("/demo/normalizers.html", **form()).status_code)
 
         threads = [threading.Thread(target=send) for _ in range(guide_app.WAITING + 1)]
         for thread in threads:

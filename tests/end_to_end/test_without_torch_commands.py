@@ -206,7 +206,7 @@ def test_the_guide_is_exported(tmp_path) -> None:
     assert status == 0 and "files" in out, error
     needing = {path.stem for path in place.glob("demo/*.html") if "needs torch" in path.read_text("utf-8")}
     assert "mixer" in needing and "retriever" not in needing
-    assert needing == {name for name in demos() if name not in ("retriever", "scaling")}
+    assert needing == {name for name in demos() if name != "retriever"}
 
 
 def test_the_hosts_rates_are_numbers() -> None:

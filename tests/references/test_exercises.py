@@ -29,7 +29,7 @@ T = torch.tensor
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with Sandbox(1, wall=WALL) as opened:
+    with Sandbox(1, wall=WALL, arrays=True) as opened:
         yield opened
 
 
@@ -289,7 +289,8 @@ def test_references_equal_implementations_from_outside(name):
         ("def softmax(x):\n    return object()", "neither a number"),
         ("def softmax(x):\n\n    return x[99]", "line 3: IndexError"),
         ("import llmanac.guide.exercise", "No module named 'llmanac'"),
-        ("import numpy", "No module named 'numpy'"),
+        ("import torch", "No module named 'torch'"),
+        ("import numpy as np\nnp.save('/etc/x', [1])", "Error"),
         ("open('/etc/passwd').read()", "Error"),
         ("raise SystemExit(0)", "ended"),
         ("import os\nos._exit(0)", "ended"),
@@ -298,13 +299,22 @@ def test_references_equal_implementations_from_outside(name):
         ("import sys, json\nprint('\\n' + '0' * 16 + '[]')\ndef softmax(x):\n    return [0.0 for _ in x]", "expected"),
         # what is expected is not in the program: neither its frames nor its source hold it
         ("import sys\ndef softmax(x):\n    f = sys._getframe(1).f_globals\n    return f.get('expected')", "got null"),
-        ("import sys\nsys.modules['json'].dumps = lambda *a: '[]'\ndef softmax(x):\n    return x", "did not arrive"),
+        ("import json\njson.dumps = lambda *a, **k: '[]'\ndef softmax(x):\n    return x", "did not arrive"),
     ],
 )  # fmt: skip
 def test_wrong_and_hostile_answers(code, message, sandbox, monkeypatch):
     monkeypatch.setattr(guide, "SECONDS", 0.4)
     verdict = check(find("softmax"), code, sandbox)
     assert not verdict.passed and message in verdict.message, verdict
+
+
+def test_an_answer_may_use_arrays(sandbox):
+    body = "e = np.exp(np.array(x) - np.max(x))\n    return e / e.sum()"
+    assert check(find("softmax"), f"import numpy as np\ndef softmax(x):\n    {body}", sandbox).passed
+    sums = "def softmax(x):\n    import numpy.linalg\n    return numpy.array(x, dtype=numpy.float32)"
+    assert "expected" in check(find("softmax"), sums, sandbox).message
+    with Sandbox(1, wall=WALL) as plain:
+        assert "No module named 'numpy'" in check(find("softmax"), "import numpy", plain).message
 
 
 def test_names_and_files():

@@ -53,12 +53,12 @@ def test_a_question_is_complete(question: InterviewQuestion):
 
 
 def test_the_bank():
-    assert len(BANK) >= 180 and {q.pattern for q in BANK} == set(PATTERNS)
+    assert len(BANK) >= 300 and {q.pattern for q in BANK} == set(PATTERNS)
     assert all(sum(q.pattern == pattern for q in BANK) >= 20 for pattern in PATTERNS)
     assert all(sum(role in q.roles for q in BANK) >= 60 for role in ROLES)
     assert all(sum(q.level == level for q in BANK) >= 30 for level in LEVELS)
     chapters = {q.chapter for q in BANK}
-    assert len(chapters) >= 14 and all(sum(q.chapter == c for q in BANK) >= 8 for c in chapters)
+    assert len(chapters) >= 15 and all(sum(q.chapter == c for q in BANK) >= 8 for c in chapters)
     assert sum(q.check is not None for q in BANK) >= 0.75 * len(BANK)
     assert {q.check.kind for q in BANK if q.check} == set(KINDS)
     assert sum(bool(q.values or q.measured) for q in BANK) >= 0.9 * len(BANK)

@@ -19,13 +19,16 @@ Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [
 question_app = group("Interview questions: 30-second and 2-minute answers, what follows, and a rubric.")
 
 
-def guide_command(export: Path | None = None, port: int = 8090, model: str = "", progress: Kept = None) -> None:
+def guide_command(
+    export: Path | None = None, port: int = 8090, model: str = "", grader: str = "", progress: Kept = None
+) -> None:
     """Open the guide: a page for every method with its code, test and evidence, questions and exercises.
 
     Args:
         export: Write all pages into this new folder instead.
         port (0 to 65535): 0 takes any free one.
         model: Model of the demos [SmolLM2, the run of make demo].
+        grader: Chat model that grades mock interviews [you do]; see `llmanac question grader`.
     """
     from llmanac.guide.progress import ReviewLog
 
@@ -39,7 +42,7 @@ def guide_command(export: Path | None = None, port: int = 8090, model: str = "",
 
     kept = ReviewLog(progress)
     kept.reviews()  # a file that is none is refused here, not on a page
-    serve(kept, port=port, model=model, report=print)
+    serve(kept, port=port, model=model, grader=grader, report=print)
 
 
 @question_app.command("list")
@@ -134,6 +137,22 @@ def answer_command(name: str, answer: str) -> None:
     print(f"Next: llmanac question {'rate ' + name + ' good' if right else 'show ' + name}")
     if not right:
         raise typer.Exit(1)
+
+
+@question_app.command("grader")
+def grader_command(model: str, progress: Kept = None) -> None:
+    """Measure how well a chat model grades answers, on answers with known points; the guide uses it from kappa 0.6 on.
+
+    Args:
+        model: A folder, a .gguf file or a server's address such as http://127.0.0.1:8000/v1.
+    """
+    from llmanac.guide.mock import Grader
+    from llmanac.guide.progress import ReviewLog
+
+    grader = Grader(model, ReviewLog(progress))
+    grader.measure()
+    print(grader.note())
+    print(f"Next: llmanac guide --grader {model}" if grader.usable else "Next: llmanac question mock --grade")
 
 
 @question_app.command("mock")

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import hmac
+import json
 import re
 import secrets
 import socket
@@ -19,17 +20,17 @@ from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.core import interrupts
-from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.extras import naming
 from llmanac.core.progress import Report
 from llmanac.guide import plan
 from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
-from llmanac.guide.mock import Graded
+from llmanac.guide.mock import Graded, Grader
 from llmanac.guide.pages import pages
 from llmanac.guide.progress import RATINGS, Review, ReviewLog
 from llmanac.guide.question import RESULTS, questions
@@ -57,7 +58,7 @@ BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
 DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
 FIELDS = 40
-FORMS = ("review", "placement", "plan", "mock")
+FORMS = ("review", "placement", "plan", "mock", "import")
 
 
 class Guide:
@@ -67,12 +68,14 @@ class Guide:
         progress: where reviews are kept.
         token: what forms carry; drawn where it is not given.
         models: what demos run on.
+        grader: the chat model that grades mock interviews, as `load_answerer` takes it; empty for none.
     """
 
-    def __init__(self, progress: ReviewLog, token: str = "", models: Models | None = None) -> None:
+    def __init__(self, progress: ReviewLog, token: str = "", models: Models | None = None, grader: str = "") -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.progress = progress
         self.site = Site(self.token, progress, models or Models())
+        self.site.grader = Grader(grader, progress) if grader else None
         self._demos = ThreadPoolExecutor(1, thread_name_prefix="demo")  # one at a time: they share the model
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
@@ -102,6 +105,9 @@ class Guide:
         if path in ASSETS:
             kind = "text/css" if path.endswith(".css") else "text/javascript"
             return Response(ASSETS[path].read_bytes(), media_type=kind)
+        if path == "progress.json":
+            headers = {"content-disposition": 'attachment; filename="progress.json"'}
+            return JSONResponse(self.progress.document(), headers=headers)
         if path.startswith("evidence/") and path.endswith(".svg"):
             return self._figure(path)
         params = dict(request.query_params)
@@ -123,7 +129,7 @@ class Guide:
     async def _post(self, path: str, request: Request) -> Response:
         sent = request.headers.get("content-type", "")
         kind = sent.partition(";")[0].strip().lower()
-        if kind not in KINDS[: 2 if path.startswith("demo/") else 1]:
+        if kind not in KINDS[: 2 if path.startswith("demo/") or path == "import" else 1]:
             return self._message(415, f"a form of this guide is sent as {KINDS[0]}")
         body = await request.body()
         if kind == KINDS[0] and len(body) > MAX_BODY:
@@ -142,6 +148,9 @@ class Guide:
                 return await self._demo(name, path, form)
             if path.startswith("question/") and name in questions():
                 return self._answer(name, path, form.get("given", ""))
+            if path == "mock":  # a model may grade it
+                async with self._turn:
+                    return await asyncio.to_thread(self._mock, form)
             if path in FORMS:
                 return getattr(self, f"_{path}")(form)
         except LlmanacError as error:
@@ -210,12 +219,25 @@ class Guide:
         asked = [questions()[name] for name in form.get("asked", "").split()[:ASKED] if name in questions()]
         if not asked:
             return self._message(400, "no question was asked")
-        graded = [
-            Graded(q, frozenset(n for n in range(len(q.rubric)) if f"{q.name}/{n}" in form)) for q in asked
-        ]  # fmt: skip
+        grader = self.site.grader if form.get("by") == "model" else None
+        if grader is not None and grader.usable:
+            graded = [grader.grade(q, form.get(f"answer/{q.name}", "")) for q in asked]
+        else:
+            graded = [Graded(q, frozenset(n for n in range(len(q.rubric)) if f"{q.name}/{n}" in form)) for q in asked]
         now = datetime.now(UTC)
         self.progress.merge([Review(f"question/{g.question.name}", now, RATINGS[g.rating]) for g in graded])
         return HTMLResponse(self.site.page("mock.html", graded=graded))
+
+    def _import(self, form: dict[str, str]) -> Response:
+        """Reviews from a file that /progress.json gave."""
+        try:
+            data = json.loads(base64.b64decode(form.get("file", "")))
+            if not isinstance(data, dict):
+                raise ValueError("no object")
+            self.progress.add_document(data, "the file")
+        except (ValueError, RecursionError, DataError) as error:
+            return self._message(400, f"the file is no export of a progress: {error}")
+        return RedirectResponse("/index.html", status_code=303)
 
     def _placement(self, form: dict[str, str]) -> Response:
         asked = {question.name for question in plan.placement()}
@@ -269,7 +291,7 @@ def _parts(sent: str, body: bytes) -> dict[str, str]:
 
 
 def _checked(name: str, code: str) -> Verdict:
-    with Sandbox(1, wall=WALL) as sandbox:
+    with Sandbox(1, wall=WALL, arrays=True) as sandbox:
         return check(exercises()[name], code, sandbox)
 
 
@@ -281,22 +303,25 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def create_app(
-    progress: ReviewLog, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
+    progress: ReviewLog, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None, grader: str = ""
 ) -> ASGIApp:
     """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
-    return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_UPLOAD, body_seconds=BODY_SECONDS)
+    app = Guide(progress, token, models, grader)
+    return Guard(app, hosts=Hosts(host), max_body=MAX_UPLOAD, body_seconds=BODY_SECONDS)
 
 
 def serve(
-    progress: ReviewLog, *, port: int = 8090, model: str = "", report: Report, ready: Callable[[], None] = lambda: None
-) -> None:
-    """Serve the guide on the loopback address until Ctrl-C; `model` is what demos run on, loaded when one needs it.
+    progress: ReviewLog, *, port: int = 8090, model: str = "", grader: str = "", report: Report,
+    ready: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Serve the guide on the loopback address until Ctrl-C; `model` is what demos run on, loaded when one needs it,
+    `grader` what grades mock interviews.
 
     Raises LlmanacError where the port is taken.
     """
     with contextlib.closing(claim_port("127.0.0.1", port)) as claimed:
         address: tuple[str, int] = claimed.getsockname()[:2]
-        app = create_app(progress, models=Models(model))
+        app = create_app(progress, models=Models(model), grader=grader)
         pages()  # read once, before the first page is asked for
         report(f"The guide: http://{address[0]}:{address[1]}/ (this machine only). Press Ctrl-C to stop.")
         ready()

@@ -2,7 +2,7 @@
 
 An exercise is a TOML file in `exercises/`, and its name is the file's. What the tests expect is computed here by the
 reference solution; only the inputs go into the sandbox, and what comes out is compared here. So an answer cannot read
-or overwrite what is expected. llmanac and numpy are not there: lists and `math` are.
+or overwrite what is expected. llmanac is not there; numpy is, and an answer may return arrays.
 """
 
 import functools
@@ -26,6 +26,10 @@ CLOSE = 1e-6
 SEED = 20
 HARNESS = """
 import json as _json
+def _plain(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Object of type {{type(value).__name__}} is not JSON serializable")
 _space = {{"__name__": "answer"}}
 exec(compile({code!r}, {name!r}, "exec"), _space)
 _out = []
@@ -39,7 +43,7 @@ for _case in _json.loads({cases!r}):
             _at = _at.tb_next
         _line = _at.tb_lineno if _at is not None else 0
         _out.append({{"error": f"line {{_line}}: {{type(_error).__name__}}: {{_error}}"[:300]}})
-print("\\n{mark}" + _json.dumps(_out))
+print("\\n{mark}" + _json.dumps(_out, default=_plain))
 """
 
 
@@ -152,7 +156,7 @@ def check(exercise: Exercise, code: str, sandbox: Sandbox | None = None) -> Verd
         SandboxError: this machine cannot confine programs.
     """
     if sandbox is None:
-        with Sandbox(1, wall=WALL) as own:
+        with Sandbox(1, wall=WALL, arrays=True) as own:
             return check(exercise, code, own)
     inputs, mark = exercise.inputs(), secrets.token_hex(8)
     given = json.dumps([arguments for _, arguments in inputs])
@@ -189,7 +193,7 @@ def _failure(status: str, stderr: str, function: str) -> str:
     if last == f"KeyError: {function!r}":
         return f"it does not define {function}"
     if "not JSON serializable" in last:
-        return f"{function} returns what is neither a number, a text, a bool nor a list of these ({last})"
+        return f"{function} returns what is neither a number, a text, a bool, an array nor a list of these ({last})"
     return f"it was ended ({status})" + (f": {last[:300]}" if last else "")
 
 

@@ -102,18 +102,33 @@ class ReviewLog:
             by.setdefault(review.item, []).append(review)
         return {item: due(reviews) for item, reviews in by.items()}
 
+    def streak(self, today: date) -> int:
+        """Days in a row with a review, up to today or yesterday."""
+        days = {review.at.astimezone().date() for review in self.reviews()}
+        last = today if today in days else today - timedelta(days=1)
+        return next(n for n in range(len(days) + 1) if last - timedelta(days=n) not in days)
+
+    def setting(self, name: str) -> str:
+        """What was kept under a name; empty where nothing was."""
+        found = self._read("SELECT name, value FROM settings")
+        return str(dict(found).get(name, ""))
+
+    def keep(self, name: str, value: str) -> None:
+        """Keep a setting."""
+        with self._open() as connection:
+            connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [name, value])
+
     def interview(self) -> date | None:
         """The day that was set, or None."""
-        found = self._read("SELECT value FROM settings WHERE name = 'interview'")
+        found = self.setting("interview")
         try:
-            return date.fromisoformat(found[0][0]) if found else None
+            return date.fromisoformat(found) if found else None
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.path}: holds a day of an interview that cannot be read ({error})") from None
 
     def set_interview(self, day: date) -> None:
         """Plan for this day from now on."""
-        with self._open() as connection:
-            connection.execute("INSERT OR REPLACE INTO settings VALUES ('interview', ?)", [day.isoformat()])
+        self.keep("interview", day.isoformat())
 
     def _read(self, query: str) -> list[Any]:
         if not self.path.exists():
@@ -121,18 +136,24 @@ class ReviewLog:
         with self._open() as connection:
             return connection.execute(query).fetchmany(MOST)
 
-    def export(self, path: str | Path) -> int:
-        """Write everything as JSON; returns how many reviews."""
+    def document(self) -> dict[str, Any]:
+        """Everything as plain data."""
         reviews, day = self.reviews(), self.interview()
         rows = [{"item": r.item, "at": r.at.isoformat(), "rating": r.rating} for r in reviews]
-        interview = None if day is None else day.isoformat()
-        document = {"version": VERSION, "reviews": rows, "interview": interview}
+        return {"version": VERSION, "reviews": rows, "interview": None if day is None else day.isoformat()}
+
+    def export(self, path: str | Path) -> int:
+        """Write everything as JSON; returns how many reviews."""
+        document = self.document()
         files.write_json(path, document)
-        return len(rows)
+        return len(document["reviews"])
 
     def read(self, path: str | Path) -> int:
         """Add what `export` wrote; returns how many reviews are new. Raises DataError that names file and row."""
-        data = files.read_table(path)
+        return self.add_document(files.read_table(path), path)
+
+    def add_document(self, data: Mapping[str, Any], path: object) -> int:
+        """As `read`, of data that was read from `path`."""
         reviews = read_export(data, path)
         try:
             day = date.fromisoformat(data["interview"]) if data.get("interview") else None

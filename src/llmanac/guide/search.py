@@ -28,7 +28,7 @@ from llmanac.metrics import stem
 
 MOST = 50  # pages found
 LONGEST = 40  # words of a query
-SHOWN = 100  # characters of how a page begins
+SHOWN = 50  # characters of how a page begins
 TITLE = 4  # what a word of a title counts
 PART = 0.3  # of the best score: what a page needs
 ENTRY = 1.05  # what an entry's score is multiplied with: it explains, where an exercise or a chapter only names

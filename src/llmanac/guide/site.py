@@ -43,6 +43,7 @@ class Site:
     def __init__(self, token: str = "", progress: ReviewLog | None = None, models: Models | None = None) -> None:
         self.token, self.progress = token, progress
         self.models = models or Models(small=True)
+        self.grader: mock.Grader | None = None
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
@@ -202,20 +203,24 @@ class Site:
             asked = mock.choose(every, count=ASKED, seed=seed, role=role, level=level, due=ready, later=later)
         studies = None if graded is None else mock.study(graded)
         return self._render("mock.html", path, "A mock interview", asked=asked, graded=graded or [], studies=studies,
-                            roles=ROLES, levels=LEVELS, chosen=chosen)  # fmt: skip
+                            roles=ROLES, levels=LEVELS, chosen=chosen, grader=self.grader)  # fmt: skip
 
     def _today(self) -> dict[str, Any]:
         """What the first page says of the reader's own work."""
         if self.progress is None:
             return {}
-        reviews, now = self.progress.reviews(), datetime.now(UTC)
+        reviews, now, today = self.progress.reviews(), datetime.now(UTC), date.today()
+        day = self.progress.interview()
+        new = planning.plan(reviews, day, today)[:1] if day else []
         due = sorted(self.progress.due().items(), key=lambda i: i[1])
         return {
             "ready": [(item, at) for item, at in due if at <= now and planning.chapter_of(item)],
             "later": [(item, at) for item, at in due if at > now],
             "weakest": planning.weakest(reviews),
             "exercise": planning.next_exercise(reviews),
-            "interview": self.progress.interview(),
+            "interview": day,
+            "new": [item for one in new for item in one.items],
+            "streak": self.progress.streak(today),
         }
 
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
 from llmanac.sandbox import _linux
@@ -67,6 +69,7 @@ PROTECTIONS = ("landlock", "namespaces", "root-namespaces", "seccomp", "user-nam
 Status = Literal["passed", "failed", "timeout", "cheated", "killed", "refused"]
 # Imported before programs are forked, so that each finds them ready.
 READY = "bisect collections copy functools heapq itertools math operator re string time typing"
+ARRAYS = "numpy numpy.fft numpy.linalg numpy.ma numpy.polynomial numpy.random"  # the same, where arrays are allowed
 
 
 class SandboxError(LlmanacError, RuntimeError):
@@ -127,9 +130,10 @@ class _Worker:
             self.work = tempfile.mkdtemp(prefix="llmanac-sandbox-")
         ours, theirs = socket.socketpair()
         package = str(Path(os.path.abspath(__file__)).parents[2])
+        ready = f"{READY} {ARRAYS}" if settings["arrays"] else READY
         start = (
-            f"import sys; sys.path.insert(0, sys.argv[1]); import {READY.replace(' ', ', ')}\n"
-            "from llmanac.sandbox._zygote import become, main; del sys.path[0]\n"
+            f"import sys; sys.path[:0] = [sys.argv[1], {settings['arrays']!r}]; import {ready.replace(' ', ', ')}\n"
+            "from llmanac.sandbox._zygote import become, main; del sys.path[:2]\n"
             "become(main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
         )
         arguments = [package, str(theirs.fileno()), str(os.getpid()), json.dumps({**settings, "work": self.work})]
@@ -142,7 +146,8 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd="/",
-                env={"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"},  # an arena takes 64 MiB of a program's addresses
+                # an arena takes 64 MiB of a program's addresses, and a fork has one thread
+                env={"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
         except OSError as error:
@@ -191,6 +196,7 @@ class Sandbox:
         workers: programs that run at the same time.
         wall: seconds of waiting, besides CPU time, after which a program is ended; default: 4 times its CPU seconds
             and 2 more, so that a busy machine does not turn a pass into a timeout.
+        arrays: whether programs may import numpy, which is then loaded before they are confined.
         without: protections to leave out as if the machine did not allow them, for tests: seccomp, landlock,
             root-namespaces (that root makes), user-namespaces, namespaces (both).
 
@@ -198,12 +204,15 @@ class Sandbox:
         SandboxError: on entering, where the machine has no seccomp, or neither landlock nor mount namespaces.
     """
 
-    def __init__(self, workers: int = 2, *, wall: float | None = None, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self, workers: int = 2, *, wall: float | None = None, arrays: bool = False, without: Sequence[str] = ()
+    ) -> None:
         if workers < 1:
             raise SandboxError(f"workers: must be at least 1, got {workers}")
         if wrong := sorted(set(without) - set(PROTECTIONS)):
             raise SandboxError(f"without: {wrong[0]!r} is not one of {', '.join(PROTECTIONS)}")
         self.workers, self._wall, self._without = workers, wall, sorted(set(without))
+        self._arrays = str(Path(np.__file__).parents[1]) if arrays else ""
         self._settings: dict[str, Any] = {}
         self._all: list[_Worker] = []
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
@@ -248,7 +257,8 @@ class Sandbox:
             if root and {"namespaces", kind} & set(self._without):
                 missing.append(f"{'user ' if user else ''}namespaces: left out")
                 continue
-            self._settings = {"readable": _readable(), "without": self._without, "root": root, "user": user}
+            self._settings = {"readable": _readable(), "without": self._without, "root": root, "user": user,
+                              "arrays": self._arrays}  # fmt: skip
             worker = _Worker(self._settings)
             if problem := worker.hello.get("error"):
                 missing.append(f"{'user namespaces' if user else 'namespaces' if root else 'seccomp'}: {problem}")
