@@ -1,7 +1,7 @@
 """A rank that torchrun starts in a machine of `_machines`: what `test_parallel.check` does among forked ranks.
 
 python _machine_ranks.py parity NAME...      each case of CASES; AssertionError where it differs from one process
-python _machine_ranks.py bytes NAME...       rank 0 prints "NAME SENT RECEIVED EXPECTED" in bytes, without headers
+python _machine_ranks.py bytes NAME...       rank 0 prints "NAME SENT RECEIVED EXPECTED SCATTERED": bytes of a step
 python _machine_ranks.py slow NAME           rank 1 computes its second step for longer than the timeout
 """
 
@@ -27,7 +27,7 @@ from llmanac.train.team import follow, team
 
 RANK = int(os.environ["RANK"])
 HEADERS = 66  # Ethernet 14, IP 20, TCP 32
-WIDTH, DEPTH, LONG, MEASURED = 256, 4, 128, 4
+WIDTH, DEPTH, LONG, MEASURED = 256, 4, 128, 7
 MIXED = {"data": 2, "tensor": 2, "pipeline": 2}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data": ({"data": 2}, {}),
@@ -102,14 +102,17 @@ def count(*names: str) -> None:
             stepper = made.stepper(model, Autoregressive(), spec, folder=None)
             stepper(drawn, 1.0, 0)
             before = on_the_cable()
-            for step in range(1, 1 + MEASURED):
-                stepper(drawn, 1.0, step)
+            with traffic.Recorder() as counted:
+                for step in range(1, 1 + MEASURED):
+                    stepper(drawn, 1.0, step)
             received, sent = (b - a for a, b in zip(before, on_the_cable(), strict=True))
         micro = stepper.spec.micro_batch
         times = rows // parallel.data // micro
         expected = 4 * closed_form(name, model, parallel, micro * LONG, times)
         broadcast = 2 * 8 * rows * LONG  # ids and targets of the step, from rank 0
-        print(f"{name} {sent / MEASURED - broadcast:.0f} {received / MEASURED:.0f} {expected:.0f}", flush=True)
+        scattered = counted.bytes.get("reduce-scatter", 0.0) / MEASURED
+        found = (sent / MEASURED - broadcast, received / MEASURED, expected, scattered)
+        print(name, *(f"{value:.0f}" for value in found), flush=True)
 
 
 def slow(name: str) -> None:

@@ -174,8 +174,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until what was started is written. Raises as `save`."""
-        if self._writing is not None:
-            self._writing, writing = None, self._writing
+        writing, self._writing = self._writing, None
+        if writing is not None:
             writing.result()
 
     def clear(self) -> None:
