@@ -14,6 +14,7 @@ import pytest
 import torch
 from _ranks import on_ranks
 from _small_models import randomise
+from safetensors.torch import save_file
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
@@ -24,7 +25,7 @@ from llmanac.data.pack import ListStream, PackedRow
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
-from llmanac.train import TrainSpec, _parts
+from llmanac.train import TrainSpec, _parts, checkpoint
 from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
@@ -456,3 +457,31 @@ def test_parts_need_a_torch_that_writes_them(monkeypatch):
 def test_three_axes_equal_one_process(schedule):
     check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule})
     check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule}, dtype=torch.float32, within=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+def test_an_asynchronous_checkpoint_holds_its_own_step_and_a_kill_loses_the_newest_only(tmp_path, monkeypatch, weights):
+    """Written so slowly that steps are done meanwhile; then rank 0 is killed as the second one is half written."""
+    trained(tmp_path / "plain", {"data": 2, "weights": weights}, steps=6)
+    expected, written = Checkpoints(tmp_path / "plain" / "checkpoints"), []
+    mesh = {"data": 2, "weights": weights, "checkpoints": "asynchronous"}
+
+    def slowly(tensors, file):
+        time.sleep(0.1)
+        save_file(tensors, file)
+        written.append(file)
+        if len(written) == 5 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(checkpoint, "save_file", slowly)
+    with pytest.raises(AssertionError, match=r"failed \[\(?0"):
+        trained(tmp_path / "broken", mesh, steps=6)
+    checkpoints = Checkpoints(tmp_path / "broken" / "checkpoints")
+    assert checkpoints.steps() == [2]
+    trained(tmp_path / "broken", mesh, steps=6)
+    assert checkpoints.steps() == expected.steps() == [4, 6]
+    for step in (4, 6):
+        found, other = checkpoints.load(step).tensors, expected.load(step).tensors
+        assert {part: list(tensors) for part, tensors in found.items()} == {p: list(t) for p, t in other.items()}
+        assert all(torch.equal(found[part][name], t) for part in found for name, t in other[part].items())

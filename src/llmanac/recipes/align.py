@@ -7,6 +7,7 @@ The same command, folder and training as fine-tuning (`recipes/tune.py`); what d
     prompt, and columns that the reward reads      answers are sampled from the model that is trained
 """
 
+import copy
 import dataclasses
 import math
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 import torch
 
+from llmanac.adapters import applied
 from llmanac.core import registry
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import DataError, LlmanacError, SpecError
@@ -213,14 +215,17 @@ class Preferred(Aligning):
         return ItemSums(sums, units)
 
     def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
-        if isinstance(self.model, ScalarModel) and self.asked.adapter is not None:
-            from llmanac.adapters import applied
-
+        trained = self.model
+        if isinstance(trained, ScalarModel):
+            if stopped is not None:  # the training goes on, with the adapter and the scores as they are
+                self.model = copy.deepcopy(trained)
             for change in applied(self.model.trunk):
                 change.merge()
-        if isinstance(self.model, ScalarModel):
             self._normalise()
-        super()._keep(stopped)
+        try:
+            super()._keep(stopped)
+        finally:
+            self.model = trained
 
     @torch.no_grad()
     def _normalise(self) -> None:

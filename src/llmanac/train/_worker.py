@@ -127,8 +127,8 @@ class TrainingWorker:
                 have = number == self.mesh.pipeline
                 full = _full(local[name], names[name]) if have and name in local else None
                 full = self._to_first(full, number, name)
-                if full is not None and self.mesh.rank == 0:
-                    found[name] = full.cpu()
+                if full is not None and self.mesh.rank == 0:  # a copy: the next step changes what is not divided
+                    found[name] = full.detach().to("cpu", copy=True)
         return found
 
     def slices(self) -> dict[str, Tensor]:

@@ -92,6 +92,11 @@ class TeamStepper:
         """Whether each rank writes its part of a checkpoint."""
         return self.parallel.checkpoints == "parts"
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a checkpoint is written while the next steps are computed."""
+        return self.parallel.checkpoints == "asynchronous"
+
     def write(self, folder: Path) -> dict[str, str]:
         """Let each rank write its part into the folder; the files with their checksums."""
         folder.mkdir()
