@@ -261,6 +261,7 @@ def test_one_reason_is_said_of_a_model_that_no_file_holds(name, fields, says, to
         ("command-r", {"tie_word_embeddings": False}, "command-r: .* with the embedding as head alone"),
         ("gemma", {"tie_word_embeddings": False}, "gemma: .* with the embedding as head alone"),
         ("chatglm", {"head_dim": 24}, "chatglm: .* with heads that are together as wide as the model alone"),
+        ("starcoder2", {"head_dim": 24}, "starcoder2: .* with heads that are together as wide as the model alone"),
         ("qwen3", {"attention_bias": True}, "biases is 'all', which a GGUF file of the architecture qwen3 cannot say"),
         ("olmo2", {"attention_bias": True}, "biases is 'all', which a GGUF file of the architecture olmo2 cannot say"),
         ("ernie4_5", {"use_bias": True}, "biases is 'all', which a GGUF file of the architecture ernie4_5 cannot say"),

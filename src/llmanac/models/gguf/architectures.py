@@ -225,7 +225,9 @@ ARCHITECTURES = {
     "exaone4": Architecture("exaone4", SANDWICH, more=_unlimited),
     "chatglm": Architecture("glm", FUSED, biases=BIASED, partial=True, square=True),
     "glm4": Architecture("glm4", AROUND, biases=BIASED, partial=True),
-    "starcoder2": Architecture("starcoder2", CODED, WINDOW, ("attention.sliding_window",), eps=(LAYER, "norm_epsilon")),
+    "starcoder2": Architecture(
+        "starcoder2", CODED, WINDOW, ("attention.sliding_window",), eps=(LAYER, "norm_epsilon"), square=True
+    ),
     "stablelm": Architecture(
         "stablelm",
         keys={"use_parallel_residual": "use_parallel_residual"},
