@@ -218,7 +218,7 @@ def test_a_token_of_millions_of_characters(good, tmp_path):
 
 
 MORE = {
-    "qwen3": {"head_dim": 16}, "gemma": {"head_dim": 16},
+    "qwen3": {"head_dim": 16}, "gemma": {"head_dim": 16}, "chatglm": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 7},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 7, "rope_local_base_freq": 1e4},
     "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 7},

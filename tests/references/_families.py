@@ -169,6 +169,7 @@ BASES = {
         **{key: UNPADDED[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")},
         "max_position_embeddings": 128,
     },
+    "hunyuan_v1_dense": {**UNPADDED, "head_dim": 8},
     "qwen2_moe": {
         **EXPERTS,
         "num_experts": 5,
@@ -386,6 +387,11 @@ CASES = {
     "falcon, multi-head, one part after the other, biases, untied": {
         "multi_query": False, "parallel_attn": False, "bias": True, "tie_word_embeddings": False,
         "ffn_hidden_size": 56,
+    },
+    "hunyuan_v1_dense": {},
+    "hunyuan_v1_dense, alpha, tied, biases, head_dim": {
+        "tie_word_embeddings": True, "attention_bias": True, "head_dim": 12,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0},
     },
     "qwen2_moe": {},
     "qwen2_moe, dense layers, no biases, shares": {

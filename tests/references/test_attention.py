@@ -181,6 +181,16 @@ def test_a_window_hides_what_is_further_away():
     assert changed.nonzero().flatten().tolist() == [5, 6, 7, 8]
 
 
+def test_heads_alone_are_normed_after_they_are_turned():
+    """Hunyuan's order gives other numbers, and has no form for all heads as one vector."""
+    mixer = {"name": "multi-head", "qk_norm": "rmsnorm"}
+    ids = tokens(1, 12)
+    before = transformer(blocks=block(mixer))(ids).logits
+    assert (transformer(blocks=block({**mixer, "qk_norm_at": "after"}))(ids).logits - before).abs().max() > 1e-3
+    with pytest.raises(SpecError, match="qk_norm_at: after goes with qk_norm_over = head, not all-heads"):
+        transformer(blocks=block({**mixer, "qk_norm_at": "after", "qk_norm_over": "all-heads"}))
+
+
 @pytest.mark.parametrize("over", ["head", "all-heads"])
 def test_normed_queries_and_keys(over):
     mixer = {"name": "multi-head", "qk_norm": "rmsnorm", "qk_norm_over": over}

@@ -423,6 +423,9 @@ COMPUTES = {  # of other models
 }  # fmt: skip
 
 
+PUBLISHED = {("hunyuan_v1_dense", "use_qk_norm")}  # what their first files say of what the family always does
+
+
 def changed(path, config, **keys):
     path.write_text(json.dumps({key: value for key, value in {**config, **keys}.items() if value is not ...}))
     return path.parent
@@ -443,7 +446,7 @@ def test_keys_that_nothing_reads_are_ignored_with_a_note(kind, tmp_path):
     assert again.spec == ours.spec
     refused = 0
     for key, value in COMPUTES.items():
-        if key not in config:
+        if key not in config and (kind, key) not in PUBLISHED:
             with pytest.raises(CheckpointError, match=key if key != "num_experts" else "num_"):
                 load_model(changed(path, config, **{key: value}), device="cpu")
             refused += 1
@@ -454,7 +457,8 @@ def test_keys_that_nothing_reads_are_ignored_with_a_note(kind, tmp_path):
         warnings.simplefilter("error")
         file = config["model_type"].removesuffix("_text").replace("-", "_")
         own = {"AutoModel": f"modeling_{file}.{type(theirs(case)).__name__}"}
-        assert load_model(changed(path, config, auto_map=own), device="cpu").spec == ours.spec
+        if kind != "hunyuan_v1_dense":  # its published files have other names
+            assert load_model(changed(path, config, auto_map=own), device="cpu").spec == ours.spec
         ignore = ["clip_qkv", "epochs"]
     name = own["AutoModel"]
     for auto_map in ({"AutoModel": f"other/repo--{name}"}, {"AutoModel": name.replace(file, "custom", 1)}):

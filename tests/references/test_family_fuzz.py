@@ -142,6 +142,13 @@ CONFIGS = {
     "exaone4": exaone4,
     "ernie4_5": lambda rng: llama(rng, head_dim=one(6, 8), use_bias=one(*FLAG), rope_parameters=rope()),
     "falcon": falcon,
+    "hunyuan_v1_dense": lambda rng: llama(
+        rng, head_dim=one(6, 8), attention_bias=one(*FLAG),
+        rope_parameters=one(
+            {"rope_type": "default", "rope_theta": 5e5},
+            {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0},
+        ),
+    ),
     "qwen2_moe": lambda rng: sparse(
         rng, name="num_experts", moe_intermediate_size=one(12, 24), shared_expert_intermediate_size=one(9, 20),
         norm_topk_prob=one(*FLAG), decoder_sparse_step=one(1, 1, 2), num_hidden_layers=one(2, 3), qkv_bias=one(*FLAG),

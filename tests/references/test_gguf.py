@@ -20,7 +20,7 @@ from llmanac.generate.load import load_engine
 from llmanac.guide import calculate
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.file import Packable, write
-from llmanac.models.families import FAMILIES
+from llmanac.models.families import FAMILIES, family
 from llmanac.models.families._table import canonical
 from llmanac.models.gguf.architectures import ARCHITECTURES, interleaved
 from llmanac.models.gguf.read import PackedWeights
@@ -93,6 +93,7 @@ CASES = {
     "command-r": {"logit_scale": 0.7},
     "cohere2": {"num_hidden_layers": 6, "sliding_window": 7, "logit_scale": 0.7},
     "nemotron": HALF,
+    "hunyuan-dense": {"head_dim": 16},
     "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 7},
     "gemma3": {
         "head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 7, "num_hidden_layers": 7,
@@ -106,6 +107,7 @@ CASES = {
 CASES = {case: more for case, more in CASES.items() if ARCHITECTURES[case.partition(",")[0]].family in FAMILIES}
 UNREAD_BY_PEER = (
     "granite", "smollm3", "ernie4_5", "olmo2", "exaone4", "chatglm", "glm4", "phi2", "command-r", "cohere2",
+    "hunyuan-dense",
 )  # fmt: skip
 IGNORED_BY_PEER = (
     "stablelm",
@@ -249,6 +251,32 @@ def test_one_reason_is_said_of_a_model_that_no_file_holds(name, fields, says, to
     with pytest.raises(CheckpointError, match=says) as error:
         export_gguf(model, tokenizer, tmp_path / "m.gguf")
     assert str(error.value).count(" is ") < 4 and not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("olmo2", {"tie_word_embeddings": True}, "olmo2: llama.cpp reads its files with a head of its own alone"),
+        ("nemotron", {"tie_word_embeddings": True}, "nemotron: llama.cpp reads its files with a head of its own alone"),
+        ("command-r", {"tie_word_embeddings": False}, "command-r: .* with the embedding as head alone"),
+        ("gemma", {"tie_word_embeddings": False}, "gemma: .* with the embedding as head alone"),
+        ("chatglm", {"head_dim": 24}, "chatglm: .* with heads that are together as wide as the model alone"),
+        ("starcoder2", {"head_dim": 24}, "starcoder2: .* with heads that are together as wide as the model alone"),
+        ("qwen3", {"attention_bias": True}, "biases is 'all', which a GGUF file of the architecture qwen3 cannot say"),
+        ("olmo2", {"attention_bias": True}, "biases is 'all', which a GGUF file of the architecture olmo2 cannot say"),
+        ("ernie4_5", {"use_bias": True}, "biases is 'all', which a GGUF file of the architecture ernie4_5 cannot say"),
+    ],
+)
+def test_a_file_that_llama_cpp_would_not_load_is_not_written(name, fields, says, tokenizer, tmp_path):
+    chosen = family(ARCHITECTURES[name].family)
+    config = {**{key: value for key, value in SIZES.items() if value is not None}, **CASES[name], **fields}
+    config.pop("rms_norm_eps" if ARCHITECTURES[name].eps[1] != "rms_norm_eps" else "", None)
+    spec, size = chosen.to_spec(chosen.config(config, tmp_path))
+    model = spec.build(vocab_size=size)
+    model.family = ARCHITECTURES[name].family
+    with pytest.raises(CheckpointError, match=says):
+        export_gguf(model, tokenizer, tmp_path / "m.gguf", "f32")
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_a_window_that_llama_cpp_leaves_out_is_said(tokenizer, tmp_path):

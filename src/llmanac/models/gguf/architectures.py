@@ -9,7 +9,7 @@ with 1 added. `key` and `name` below are those of the file without `ARCHITECTURE
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,6 +71,7 @@ AROUND = {
     "post_ffw_norm": "post_mlp_layernorm",
 }  # fmt: skip
 CODED = {**PRE_NORM, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+TURNED = {**PRE_NORM, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
 COUNTED = {**ATTENTION, "attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}
 
 
@@ -90,6 +91,8 @@ class Architecture:
         more: sets what the files leave to their readers.
         top: names of the tensors that are in no layer; eps: what norms add, in the file and in config.json.
         biases: key of config.json -> the tensor that has a bias where it is true.
+        head: which one llama.cpp reads: `tied` to the embedding, its `own`, or either.
+        square: whether llama.cpp takes heads to be as wide as the model, together.
     """
 
     family: str
@@ -105,6 +108,8 @@ class Architecture:
     top: Mapping[str, str] = field(default_factory=lambda: TOP)
     eps: tuple[str, str] = (RMS, "rms_norm_eps")
     biases: Mapping[str, str] = field(default_factory=dict)
+    head: Literal["tied", "own", "either"] = "either"
+    square: bool = False
 
     @property
     def all_keys(self) -> dict[str, str]:
@@ -190,7 +195,7 @@ ARCHITECTURES = {
         more=lambda config: {"attention_multiplier": config.get("attention_multiplier", config["head_dim"] ** -0.5)},
     ),
     "qwen2": Architecture("qwen2"),
-    "qwen3": Architecture("qwen3", biases=BIASED),
+    "qwen3": Architecture("qwen3"),
     "phi3": Architecture(
         "phi3",
         FUSED,
@@ -200,8 +205,10 @@ ARCHITECTURES = {
         scalings=("longrope",),
         tokens=("<s>", "</s>", "<unk>", "<|endoftext|>"),
     ),
-    "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
-    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOWS, **CAPS}, UNLIMITED, shift=1.0, more=_windows(2)),
+    "gemma": Architecture("gemma", shift=1.0, head="tied", more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
+    "gemma2": Architecture(
+        "gemma2", SANDWICH, {**WINDOWS, **CAPS}, UNLIMITED, shift=1.0, head="tied", more=_windows(2)
+    ),
     "gemma3": Architecture(
         "gemma3_text",
         SANDWICH,
@@ -211,25 +218,31 @@ ARCHITECTURES = {
         more=_windows(6),
     ),
     "smollm3": Architecture("smollm3", biases=BOTH, permuted=True),
-    "ernie4_5": Architecture("ernie4_5", biases={"use_bias": "attn_q"}),
-    "olmo2": Architecture("olmo2", SANDWICH, biases=BIASED),
+    "ernie4_5": Architecture("ernie4_5"),
+    "olmo2": Architecture("olmo2", SANDWICH, head="own", square=True),
     "exaone4": Architecture("exaone4", SANDWICH, more=_unlimited),
-    "chatglm": Architecture("glm", FUSED, biases=BIASED, partial=True),
+    "chatglm": Architecture("glm", FUSED, biases=BIASED, partial=True, square=True),
     "glm4": Architecture("glm4", AROUND, biases=BIASED, partial=True),
-    "starcoder2": Architecture("starcoder2", CODED, WINDOW, ("attention.sliding_window",), eps=(LAYER, "norm_epsilon")),
+    "starcoder2": Architecture(
+        "starcoder2", CODED, WINDOW, ("attention.sliding_window",), eps=(LAYER, "norm_epsilon"), square=True
+    ),
     "stablelm": Architecture(
         "stablelm",
         keys={"use_parallel_residual": "use_parallel_residual"},
         eps=CENTRED,
         biases={"use_qkv_bias": "attn_q"},
         partial=True,
+        head="own",
     ),
     "phi2": Architecture(
-        "phi", COUNTED, eps=CENTRED, top={**TOP, "output_norm": "model.final_layernorm"}, partial=True
+        "phi", COUNTED, eps=CENTRED, top={**TOP, "output_norm": "model.final_layernorm"}, partial=True, head="own"
     ),
-    "command-r": Architecture("cohere", keys=SCALED, eps=CENTRED),
-    "cohere2": Architecture("cohere2", keys={**SCALED, **WINDOW}, eps=CENTRED),
-    "nemotron": Architecture("nemotron", eps=(LAYER, "norm_eps"), biases=BOTH, partial=True, shift=1.0),
+    "command-r": Architecture("cohere", keys=SCALED, eps=CENTRED, head="tied"),
+    "cohere2": Architecture("cohere2", keys={**SCALED, **WINDOW}, eps=CENTRED, head="tied"),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", TURNED),
+    "nemotron": Architecture(
+        "nemotron", eps=(LAYER, "norm_eps"), biases=BOTH, partial=True, shift=1.0, head="own", square=True
+    ),
 }
 
 

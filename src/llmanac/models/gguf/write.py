@@ -113,9 +113,14 @@ def fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
                 scaling = _scaling(model.spec)
                 if scaling is not None and scaling.type not in table.scalings:
                     raise Misfit(f"the scaling of rotary positions is {scaling.type}, which its files cannot have")
+                if table.head not in ("either", "tied" if config["tie_word_embeddings"] else "own"):
+                    only = "a head of its own" if table.head == "own" else "the embedding as head"
+                    raise Misfit(f"llama.cpp reads its files with {only} alone")
                 heads = config["num_attention_heads"]
                 config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
                 config["head_dim"] = config.get("head_dim") or config["hidden_size"] // heads
+                if table.square and heads * config["head_dim"] != config["hidden_size"]:
+                    raise Misfit("llama.cpp reads its files with heads that are together as wide as the model alone")
                 return name, table, chosen, config
             except Misfit as error:
                 problems[table.family] = f"{name}: {error}"

@@ -60,9 +60,10 @@ class Spec(SharedHeadsSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
     sinks: first tokens of a row that are seen besides the window.
-    score compares queries with keys; qk_norm normalises both before positions turn them, each head alone (`each-head`:
-    with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the
-    products add one: none, those of q, k and v, that of the output, or all four. clip bounds q, k and v (OLMo, MPT).
+    score compares queries with keys; qk_norm normalises both before positions turn them (or `after`: Hunyuan), each
+    head alone (`each-head`: with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases
+    says which of the products add one: none, those of q, k and v, that of the output, or all four. clip bounds q, k
+    and v (OLMo, MPT).
     """
 
     window: int | None = None
@@ -70,6 +71,7 @@ class Spec(SharedHeadsSpec):
     score: ScoreSpec = field(default_factory=scaled_dot.Spec)
     qk_norm: NormSpec | None = None
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
+    qk_norm_at: Literal["before", "after"] = "before"
     biases: Literal["none", "qkv", "output", "all"] = "none"
     clip: float | None = None
 
@@ -79,6 +81,8 @@ class Spec(SharedHeadsSpec):
         super().__post_init__()
         if self.qk_norm_over == "each-head" and self.qk_norm is not None and self.qk_norm.name != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
+        if self.qk_norm_at == "after" and self.qk_norm_over != "head":
+            raise SpecError(f"qk_norm_at: after goes with qk_norm_over = head, not {self.qk_norm_over}")
         if self.sinks < 0 or (self.sinks and self.window is None):
             raise SpecError(f"sinks: {self.sinks} must be 0 or more, and are seen besides a window; set window too")
 
@@ -136,6 +140,7 @@ class SoftmaxAttention(Mixer):
         self.k_proj = Linear(dim, kv_width, bias=bias)
         self.v_proj = Linear(dim, kv_width, bias=bias)
         self.o_proj = Linear(width, dim, bias=spec.biases in ("output", "all"), std=0.0)
+        self.norm_turned = spec.qk_norm_at == "after"
         alone, own = spec.qk_norm_over != "all-heads", spec.qk_norm_over == "each-head"
         self.normed = (-1, self.head_dim) if alone else (1, -1)  # of the last axis of queries and keys, before a norm
 
@@ -189,6 +194,9 @@ class SoftmaxAttention(Mixer):
     def _place(self, x: Tensor, norm: nn.Module | None, context: Context) -> Tensor:
         """Norm and turn queries or keys: (B, T, H d) -> (B, H, T, d)."""
         batch, length, _ = x.shape
+        if norm is not None and self.norm_turned:
+            x = norm(context.rotate(x.view(batch, length, -1, self.head_dim)))
+            return x.transpose(1, 2)
         x = x if norm is None else norm(x.view(batch, length, *self.normed))
         return context.rotate(x.view(batch, length, -1, self.head_dim)).transpose(1, 2)
 
