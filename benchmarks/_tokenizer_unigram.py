@@ -17,8 +17,8 @@ from _harness import Benchmark, Result, find_peer, interleave
 
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.tokenizers.spm import model as spm
-from llmanac.tokenizers.spm.model import written
+from llmanac.tokenizers.spm import files as spm
+from llmanac.tokenizers.spm.files import written
 
 CPU = time.process_time
 VOCABULARY = 8000

@@ -45,7 +45,7 @@ def cpu_seconds() -> float:
 
 def runs_of(order: int, text: Path, folder: Path) -> dict[str, Any]:
     """The contestants: each reads the text and writes an ARPA file."""
-    from llmanac.models.ngrams.arpa import write_arpa
+    from llmanac.models.ngrams.load import write_arpa
     from llmanac.models.ngrams.words import train
     from llmanac.models.smoothing.modified_kneser_ney import Spec
 
@@ -88,8 +88,8 @@ def estimate() -> Result:
 @bench.measure("ngram-query")
 def query() -> Result:
     """Scoring text with a model of order 5: tokens a CPU second."""
-    from llmanac.models.ngrams.arpa import write_arpa
     from llmanac.models.ngrams.binary import read_binary, write_binary
+    from llmanac.models.ngrams.load import write_arpa
     from llmanac.models.ngrams.words import WordModel, train
     from llmanac.models.smoothing.modified_kneser_ney import Spec
 

@@ -16,8 +16,8 @@ from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled
 from llmanac.lab.costs import peak_bytes
 from llmanac.lab.trials.classifying import sample
+from llmanac.models.classifiers._bags import words_of
 from llmanac.models.classifiers._rulebook import Rulebook
-from llmanac.models.classifiers._words import words_of
 
 # Words that mean much the same, group by group, written for this package. Pairs inside a group are alike, others not.
 ALIKE = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmanac.core.pages import Section, table
-from llmanac.evaluate._edits import KINDS
+from llmanac.evaluate.correct import KINDS
 from llmanac.metrics.statistics.intervals import wilson_interval
 
 Found = Mapping[str, Any]

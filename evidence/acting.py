@@ -25,8 +25,7 @@ import torch
 import llmanac
 from llmanac.act import load_environment
 from llmanac.act.episodes import RandomPolicy, Success, play, replay
-from llmanac.act.policy import ModelPolicy, as_text
-from llmanac.act.training import EpisodeRollouts, Solution, demonstrations
+from llmanac.act.training import EpisodeRollouts, ModelPolicy, Solution, as_text, demonstrations
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine

@@ -35,9 +35,9 @@ from llmanac.core.spec import make_method
 from llmanac.evaluate._benchmark_rows import items_of, questions_of
 from llmanac.evaluate.answering import Answerer, Local, load_local
 from llmanac.evaluate.evaluation import evaluate
+from llmanac.evaluate.inspection import hidden, min_k, reproducibility
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import answers_of, baselines, difficulty, diversity, leaked, separates, usefulness
-from llmanac.evaluate.variants import hidden, min_k, reproducibility
 from llmanac.generate.engine import Engine
 from llmanac.models.pairs import start_token
 from llmanac.tokenizers.load import train_tokenizer

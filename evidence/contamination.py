@@ -47,7 +47,7 @@ from llmanac.data.evaluation_items import Item, read_items
 from llmanac.data.overlap import words
 from llmanac.data.stages.decontamination import Spec
 from llmanac.evaluate.baselines import ngram_bits
-from llmanac.evaluate.contamination import contamination
+from llmanac.evaluate.contamination_files import contamination
 
 ROWS = ("benchmark/contamination",)
 CLAIM = "a benchmark should measure generalisation, not memorisation: shared n-grams find what leaked"

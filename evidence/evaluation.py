@@ -55,7 +55,7 @@ from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.answering import Local, load_local
 from llmanac.evaluate.benchmark import Benchmark
-from llmanac.evaluate.contamination import contamination
+from llmanac.evaluate.contamination_files import contamination
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.metrics.statistics.estimates import detectable_effect, paired

@@ -38,9 +38,9 @@ from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.registry import build
-from llmanac.data.curve import Point, at_threshold, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, train_quality
+from llmanac.data.quality_train import Point, at_threshold, auc, precision_recall
 from llmanac.data.split import fraction
 from llmanac.data.stages import Dropped
 from llmanac.metrics.statistics.intervals import wilson_interval

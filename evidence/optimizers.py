@@ -29,7 +29,7 @@ from evidence._grid import bits, model_spec, paced, recipe, text, trained, verdi
 from llmanac.core.errors import TrainingError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import dump, make_method
-from llmanac.lab.tune import TUNING_SEED
+from llmanac.lab.runner import TUNING_SEED
 from llmanac.recipes.parts import RecipeParts
 from llmanac.train.step import Stepper
 

@@ -40,8 +40,7 @@ from llmanac.lab.compare import BASE
 from llmanac.lab.scaling.compute import APART, compare
 from llmanac.lab.scaling.ladder import run_ladder
 from llmanac.lab.scaling.law import NAMES, Law, fit_law
-from llmanac.lab.scaling.optimum import approaches, compute_laws
-from llmanac.lab.scaling.points import read_points
+from llmanac.lab.scaling.optimum import approaches, compute_laws, read_points
 from llmanac.recipes.spec import load_recipe
 
 ROWS = ("scaling/compute", "scaling/law", "scaling/plan")

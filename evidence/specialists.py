@@ -26,8 +26,8 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import make
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics.answers import exact_match
-from llmanac.recipes.convert import convert
 from llmanac.recipes.merge import merge
+from llmanac.recipes.specialize import convert
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.recipes.verifying import CheckBounds, verify
 from llmanac.recipes.verifying.sides import LocalSide

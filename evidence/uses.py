@@ -43,9 +43,8 @@ from llmanac.core.pages import Section
 from llmanac.core.registry import build
 from llmanac.core.rng import seed_of
 from llmanac.evaluate import english as english
-from llmanac.evaluate._edits import KINDS, like, words_of
 from llmanac.evaluate.classify import TEMPLATES, classify
-from llmanac.evaluate.correct import Corrector
+from llmanac.evaluate.correct import KINDS, Corrector, like, words_of
 from llmanac.evaluate.score import score
 from llmanac.evaluate.words import LETTERS, Words
 from llmanac.generate.load import load_engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from llmanac.data.sources._docstrings import Entry
+from llmanac.data.sources._public import Entry
 
 
 def entry(name: str, signature: str, doc: str, kind: str = "function") -> Entry:

@@ -12,8 +12,8 @@ import pytest
 
 from llmanac.core.spec import make_method
 from llmanac.models.ngrams.counts import Counts, count
-from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import Trie, places
+from llmanac.models.ngrams.words import estimate
 
 DATA = Path(os.environ.get("LLMANAC_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 START, END = 0, 1

@@ -15,7 +15,7 @@ from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web.hosts import claim_port
-from llmanac.web.http import config
+from llmanac.web.serve import config
 from llmanac.web.server import create_app
 
 ASK = [{"role": "user", "content": "hi"}]

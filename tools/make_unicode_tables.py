@@ -24,7 +24,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from llmanac.core.files import write_bytes
 from llmanac.kernels.unicode import CATEGORIES, CODE_POINTS, TABLE, in_categories
-from llmanac.tokenizers import _unicode_normal
+from llmanac.tokenizers import _normal
 
 EVERY = "".join(chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c < 0xE000)
 
@@ -50,7 +50,7 @@ def digits() -> np.ndarray:
 
 
 def normal_table() -> dict[str, np.ndarray]:
-    """The arrays of `tokenizers/_unicode_normal.py`."""
+    """The arrays of `tokenizers/_normal.py`."""
     strip, lower = normalizers.StripAccents(), normalizers.Lowercase()
     forms = [(name, getattr(normalizers, name)()) for name in ("NFC", "NFD", "NFKC", "NFKD")]
     marks, unknown, pairs = [], set(), []
@@ -108,7 +108,7 @@ def main() -> None:
     print(f"{path.name}: {len(starts)} ranges, {len(buffer.getvalue())} bytes, from {sources}")
     made = io.BytesIO()
     np.savez_compressed(made, **normal_table(), **bert_table(), sources=np.array(sources))
-    path = Path(_unicode_normal.__file__).with_name(_unicode_normal.TABLE)
+    path = Path(_normal.__file__).with_name(_normal.TABLE)
     write_bytes(path, made.getvalue())
     print(f"{path.name}: {len(made.getvalue())} bytes")
 

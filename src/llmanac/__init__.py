@@ -3,8 +3,6 @@
 Public names are imported on first use, so `import llmanac` is fast and listing methods never imports torch.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 from typing import TYPE_CHECKING, Any

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from llmanac.core.errors import LlmanacError
+from llmanac.core.extras import naming
 from llmanac.recipes import doctor
 
 WITHOUT_TORCH = """
@@ -47,6 +49,17 @@ def test_it_runs_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["machine"]["torch"] is None and "gemm_flops" not in found and found["text"]["threads"] >= 1
+
+
+def test_a_package_that_is_too_old_is_not_called_missing() -> None:
+    """Torch's own name for what an older release does not have yet."""
+    with (
+        pytest.raises(LlmanacError, match="`llmanac run` needs a newer torch than is installed"),
+        naming("llmanac run"),
+    ):
+        raise ImportError("cannot import name 'Writer' from 'torch.distributed'", name="torch.distributed")
+    with pytest.raises(LlmanacError, match="needs torch: `uv pip install"), naming("llmanac run"):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
 
 def test_a_shell_completes_commands_and_their_options() -> None:

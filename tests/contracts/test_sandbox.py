@@ -273,7 +273,7 @@ def test_a_fork_of_the_owner_cannot_use_it(sandbox: Sandbox) -> None:
 
 
 def test_the_tables_of_both_machines_are_complete() -> None:
-    from llmanac.sandbox._syscalls import ALLOWED, CONDITIONAL, SETUP
+    from llmanac.sandbox._linux import ALLOWED, CONDITIONAL, SETUP
 
     needed = {"read", "write", "openat", "mmap", "futex", "exit_group", "clone", "kill", "tgkill", "ppoll", "fstat"}
     both = ALLOWED | CONDITIONAL

@@ -63,6 +63,18 @@ def risen(folder):
     return sum(found[-quarter:]) > 1.1 * sum(found[:quarter])
 
 
+def test_what_is_kept_of_a_stopped_reward_model_leaves_its_training_alone(place, tmp_path):
+    """The adapter is merged into what is kept after each checkpoint, not into the model that goes on."""
+    losses = []
+    for every in (1, 4):
+        train = {"steps": 4, "checkpoint_every": every}
+        made = asked(place, "pairs", "bradley-terry", adapter={"name": "lora", "rank": 2}, train=train)
+        tune(made, tmp_path / str(every), report=lambda line: None)
+        lines = [json.loads(line) for line in (tmp_path / str(every) / "training" / "metrics.jsonl").open()]
+        losses.append([(line["loss"], line["grad_norm"]) for line in lines])
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
 @pytest.mark.parametrize("method", ["dpo", "simpo", "orpo"])
 def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, method):
     adapter = "lora" if method == "dpo" else None

@@ -16,9 +16,9 @@ from llmanac.cli import main
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.data.clean import clean
 from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.finish import fate
 from llmanac.data.pipeline.recipe import as_data, make_recipe
 from llmanac.data.pipeline.records import json_string
-from llmanac.data.pipeline.report import fate
 
 STAGES = ["clean", stage("short"), stage("first_seen"), stage("short", words=10), stage("first_seen")]
 

@@ -16,8 +16,8 @@ from llmanac.core.errors import DataError
 from llmanac.core.files import readable
 from llmanac.data.documents import UniqueNames
 from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.finish import fate
 from llmanac.data.pipeline.recipe import make_recipe
-from llmanac.data.pipeline.report import fate
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.files import Spec as Files
 

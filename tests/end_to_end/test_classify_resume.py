@@ -145,7 +145,7 @@ def test_a_folder_that_was_half_removed_is_gone_on_with(rows, tmp_path, capsys, 
     """A kill between the classifier and the end of its work folder: `--resume` finishes."""
     work = tmp_path / "bow.training"
     with monkeypatch.context() as patched:
-        patched.setattr("llmanac.recipes.classifying.training.shutil.rmtree", lambda path: 1 / 0)
+        patched.setattr("llmanac.recipes.classifying.use.shutil.rmtree", lambda path: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             call(capsys, "train", rows, "--folder", tmp_path / "bow", "-s", "epochs=2")
     assert (work / "recipe.toml").is_file() and (tmp_path / "bow" / "classifier.json").is_file()

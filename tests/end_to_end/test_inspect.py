@@ -17,10 +17,10 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate._benchmark_rows import items_of, questions_of
 from llmanac.evaluate.answering import Local
+from llmanac.evaluate.inspection import hidden, min_k, variants
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import Answers, difficulty, leaked, separates, usefulness
-from llmanac.evaluate.variants import hidden, min_k, variants
 from llmanac.generate.engine import Engine
 
 OWN = """

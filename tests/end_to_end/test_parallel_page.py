@@ -1,4 +1,4 @@
-"""docs/parallel.md: its blocks are run in order; the runs on two processes equal each other."""
+"""docs/parallel.md and its second page: blocks are run in order; the runs on two processes equal each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from _pages import Session
 
 from llmanac.train.metrics import read_metrics
 
-PAGE = "docs/parallel.md"
+PAGES = ("docs/parallel.md", "docs/parallel-engineering.md")
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
@@ -31,7 +31,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
-    session.page((root / PAGE).read_text("utf-8"), slow=True)
+    session.page("\n".join((root / page).read_text("utf-8") for page in PAGES), slow=True)
     runs = [read_metrics(session.folder / name / "pretrain") for name in ("two", "split", "piped")]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in runs]
     assert len(losses[0]) == 8

@@ -15,6 +15,7 @@ from _ranks import on_ranks
 from safetensors.torch import load_file
 
 from llmanac.core.spec import make, make_method
+from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.tune import TuneSpec, Tuning, tune
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train import team  # noqa: F401 - before ranks are forked
@@ -66,6 +67,33 @@ def test_two_ranks_write_the_adapter_of_one_process(place, tmp_path):
     assert_equal(adapter_of(tmp_path / "two"), adapter_of(tmp_path / "one"))
     losses = [[line["loss"] for line in read_metrics(tmp_path / name / "training")] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "mesh"), [("dpo", {"tensor": 2}), ("bradley-terry", {"data": 2})])
+def test_two_ranks_align_as_one_process(place, tmp_path, objective, mesh):
+    """An adapter by pairs, and a reward model whose adapter is merged into it."""
+    pairs = [{"prompt": f"Say {n}.", "chosen": f" {n}" * (n % 3 + 1), "rejected": " no"} for n in range(40)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+
+    def aligned(name, **fields):
+        rows = {"file": str(place / "pairs.jsonl"), "held_out": 0.2, "length": 128}
+        given = {"model": str(place / "model"), "rows": rows, "adapter": ADAPTER, "objective": objective, **fields}
+        made = make(AlignSpec, {**given, "train": {**TRAIN, "batch_tokens": 1024, "steps": 3}})
+        return tune(made, tmp_path / name, device="cpu", report=lambda line: None)
+
+    one = aligned("one")
+
+    def rank_0():
+        assert aligned("two", parallel=mesh).after.mean == pytest.approx(one.after.mean, rel=1e-5)
+
+    on_ranks(2, rank_0)
+    for file in (tmp_path / "one" / "model").glob("*.safetensors"):
+        found, expected = load_file(tmp_path / "two" / "model" / file.name), load_file(file)
+        apart = {name: float((found[name] - value).abs().max()) for name, value in expected.items()}
+        assert max(apart.values()) < 1e-5, apart
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name / "training")] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(set(losses[0])) == 3
 
 
 def test_a_batch_that_is_left_open_has_equally_many_rows_for_each_rank(place, tmp_path):

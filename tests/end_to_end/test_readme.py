@@ -63,6 +63,7 @@ ELSEWHERE = [
     "docs/data-reference.md",
     "docs/guide.md",
     "docs/parallel.md",
+    "docs/parallel-engineering.md",
     "docs/reference.md",
     "CONTRIBUTING.md",
 ]

@@ -14,7 +14,7 @@ from _engine_models import EOS, ByteTokenizer, HistoryModel
 from _servers import ASK, UTF8, hello, running
 
 from llmanac.generate.engine import Engine
-from llmanac.web.http import config
+from llmanac.web.serve import config
 from llmanac.web.server import create_app
 
 # ---------------------------------------------------------------- chat

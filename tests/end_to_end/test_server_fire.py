@@ -21,7 +21,7 @@ from _servers import running, wait_until
 from test_server_command import SERVER
 
 from llmanac.generate.engine import Engine
-from llmanac.web import http
+from llmanac.web import serve
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 BODY = json.dumps({"model": "tiny", "prompt": "abc", "max_tokens": 3, "temperature": 0}).encode()
@@ -84,7 +84,7 @@ def attack(server, seed):
 
 @pytest.mark.parametrize("count", [80, pytest.param(500, marks=pytest.mark.slow)])
 def test_bad_clients_hold_up_nobody_and_leave_nothing(monkeypatch, count):
-    monkeypatch.setattr(http.Protocol, "head_seconds", 1.0)
+    monkeypatch.setattr(serve.Protocol, "head_seconds", 1.0)
     with running(Engine(HistoryModel(), ByteTokenizer()), body_seconds=1.0) as server:
         expected = httpx.post(
             f"{server.url}/v1/completions", content=BODY, headers={"content-type": "application/json"}

@@ -24,7 +24,7 @@ from llmanac.generate.engine import Engine
 from llmanac.tokenizers.chat import child as _sandbox_child
 from llmanac.tokenizers.chat import process as _sandbox
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.web import http
+from llmanac.web import serve
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts
 
@@ -209,7 +209,7 @@ HEAD = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application
 
 
 def test_headers_that_never_end(monkeypatch):
-    monkeypatch.setattr(http.Protocol, "head_seconds", 0.5)
+    monkeypatch.setattr(serve.Protocol, "head_seconds", 0.5)
     with running(Engine(HistoryModel(), ByteTokenizer())) as server:
         with connected(server) as half, connected(server) as silent, connected(server) as trickling:
             half.sendall(HEAD)
@@ -290,7 +290,7 @@ def test_bodies_that_arrive_together_are_bounded():
 
 
 def test_who_was_answered_early_cannot_go_on_sending(monkeypatch):
-    monkeypatch.setattr(http.Protocol, "linger_seconds", 0.5)
+    monkeypatch.setattr(serve.Protocol, "linger_seconds", 0.5)
     with running(Engine(HistoryModel(), ByteTokenizer())) as server, connected(server) as sent:
         sent.sendall(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000000\r\n\r\n")
         assert b"413" in sent.recv(65536)

@@ -557,6 +557,22 @@ def test_a_refused_tuning_leaves_a_folder_to_the_next(place, tmp_path, wrong, wo
     tune(asked(place), tmp_path / "out", report=lambda line: None)
 
 
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_an_encoder_decoder_learns_from_sources(place, tmp_path, adapter):
+    """The rows' prompts are what its encoder reads; an objective of one text is refused by name."""
+    tokenizer, student = load_tokenizer(place / "student"), tmp_path / "student"
+    made = make_method("lm", {"name": "encoder-decoder", "dim": 16, "layers": 1, "encoder_layers": 1, "max_length": 96})
+    made.build(vocab_size=tokenizer.vocab_size).save_pretrained(student)
+    tokenizer.save(student)
+    choices = {"model": str(student), "adapter": adapter}
+    with pytest.raises(SpecError, match=r"-s objective=prefix -s objective.form=source"):
+        tune(asked(place, **choices), tmp_path / "refused", report=lambda line: None)
+    objective = {"name": "prefix", "form": "source"}
+    done = tune(asked(place, objective=objective, **choices), tmp_path / "tuned", report=lambda line: None)
+    assert done.after.mean < done.before.mean
+    assert load_engine(tmp_path / "tuned").generate("What is 1 plus 2?", max_new_tokens=3)[0].ids
+
+
 @pytest.mark.parametrize("form", ["q8_0", "nf4"])
 def test_an_adapter_is_trained_on_a_model_that_stays_packed(place, tmp_path, form):
     """The rows that fit are counted on a model whose matrices have no storage of their own."""

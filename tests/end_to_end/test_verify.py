@@ -241,9 +241,8 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
 
 
 def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
-    from llmanac.evaluate._chat_forms import OPENAI
     from llmanac.evaluate._requests import Requests
-    from llmanac.evaluate.server import ServedModel
+    from llmanac.evaluate.server import OPENAI, ServedModel
 
     def init(self, url, seconds):
         vars(self).update(url=url, form=OPENAI, requests=Requests(seconds=seconds))

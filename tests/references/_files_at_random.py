@@ -10,7 +10,7 @@ from _models_at_random import SPACE, added_tokens, bpe, byte_level_bpe, pick, un
 from _patterns_at_random import random_pattern
 from _spm import trained
 
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm import files as spm
 
 BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
 

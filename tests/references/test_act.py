@@ -9,8 +9,7 @@ from _small_models import transformer
 
 from llmanac.act import load_environment
 from llmanac.act.episodes import Episode, RandomPolicy, Success, play, replay
-from llmanac.act.policy import ModelPolicy, as_text
-from llmanac.act.training import EpisodeRollouts, Solution, demonstrations
+from llmanac.act.training import EpisodeRollouts, ModelPolicy, Solution, as_text, demonstrations
 from llmanac.cli import main
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError

@@ -12,7 +12,7 @@ from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.models import masks
 from llmanac.models.scores import scaled_dot
-from llmanac.models.scores._blocks import BlockAttention
+from llmanac.models.scores._compiled import BlockAttention
 
 FORMS = ("sdpa", "plain", "blocks", "flash")
 

@@ -16,8 +16,7 @@ from _vocabularies import file_of, quicktok
 from llmanac.kernels.gguf import GGUF
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._tiktoken import from_ranks
-from llmanac.tokenizers.load import load_tokenizer
+from llmanac.tokenizers.load import from_ranks, load_tokenizer
 from llmanac.tokenizers.patterns.splitter import NAMED
 
 tiktoken = pytest.importorskip("tiktoken")

@@ -8,7 +8,10 @@ from _small_models import transformer
 from huggingface_hub import ModelCard
 
 from llmanac import load_model, load_tokenizer
+from llmanac.adapters.load import save_adapter
 from llmanac.core.errors import CheckpointError
+from llmanac.core.registry import build
+from llmanac.core.spec import make_method
 from llmanac.models.card import metadata, write_card
 from llmanac.models.locate import fetched
 from llmanac.models.save import export_model, save_model
@@ -51,6 +54,21 @@ def test_a_readme_of_somebody_else_is_left_alone(tmp_path):
         save_model(transformer(), tmp_path)
         assert (tmp_path / "README.md").read_text() == text
     assert metadata(tmp_path) == {}
+
+
+def test_adapters_and_classifiers_say_what_they_are(tmp_path):
+    save_model(transformer(), tmp_path / "base")
+    write_card(tmp_path / "base", "# base", license="mit", base_model="owner/name")
+    model = load_model(tmp_path / "base", device="cpu")
+    save_adapter(make_method("adapter", "lora").build(seed=0).apply(model), tmp_path / "adapter")
+    found = read(tmp_path / "adapter")
+    assert (found.library_name, found.tags, found.license) == ("peft", ["llmanac", "lora"], "mit")
+    assert found.base_model == "owner/name"
+    save_adapter(make_method("adapter", "lora").build(seed=0).apply(transformer()), tmp_path / "base")
+    assert read(tmp_path / "base").library_name != "peft"  # a model's folder keeps its own card
+    texts, labels = ["good film", "bad film"] * 4, ["yes", "no"] * 4
+    build("classifier", "bow").fit(texts, labels).save(tmp_path / "classifier")
+    assert read(tmp_path / "classifier").pipeline_tag == "text-classification"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.data.examples import Examples, ExampleStream, batch_of
-from llmanac.models.classifiers._words import words_of
+from llmanac.models.classifiers._bags import words_of
 from llmanac.models.classifiers.load import load_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")

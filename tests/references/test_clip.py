@@ -7,6 +7,7 @@ import torch
 import transformers
 from _pictures import TEXT, VISION, close, ours_of, pixels, theirs
 from _small_models import randomise, tokens
+from huggingface_hub import ModelCard
 
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make, make_method
@@ -90,6 +91,7 @@ def test_logits_and_loss_equal_transformers(case, tmp_path):
     close(again(input_ids=ids, pixel_values=x).logits_per_image, expected.logits_per_image, 0.01)
     assert (randomise(ours, seed=1)(x, ids) - expected.logits_per_image).abs().max() > 0.01
     load_multimodal(tmp_path / "ours", device="cpu")
+    assert ModelCard.load(tmp_path / "ours" / "README.md").data.library_name == "transformers"
 
 
 def test_under_autocast_scores_are_in_float32():

@@ -20,7 +20,7 @@ from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import Item, read_items
 from llmanac.data.overlap import ItemIndex, original_ranges, prepared, words
 from llmanac.data.stages.decontamination import Spec
-from llmanac.evaluate.contamination import contamination
+from llmanac.evaluate.contamination_files import contamination
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("n", "r", "st", "")]
 

@@ -16,8 +16,17 @@ from hypothesis import strategies as st
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.types import IGNORE
 from llmanac.evaluate import english as english
-from llmanac.evaluate._edits import KINDS, Edit, candidates
-from llmanac.evaluate.correct import LONGEST, OPERATION_MARGINS, Corrector, _with, applied, sentences
+from llmanac.evaluate.correct import (
+    KINDS,
+    LONGEST,
+    OPERATION_MARGINS,
+    Corrector,
+    Edit,
+    _with,
+    applied,
+    candidates,
+    sentences,
+)
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.words import LETTERS, Words, slips
 

@@ -23,7 +23,6 @@ from transformers.generation.logits_process import (
 
 from llmanac.core.errors import RequestError
 from llmanac.core.rng import torch_generator
-from llmanac.generate._noise import Noise
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
     compose,
@@ -39,7 +38,7 @@ from llmanac.generate.decoding import (
     top_p,
     typical,
 )
-from llmanac.generate.requests import Options, Request, decoding_of
+from llmanac.generate.requests import Noise, Options, Request, decoding_of
 
 torch.set_num_threads(1)  # the tensors here are tiny: a second thread only waits
 

@@ -16,7 +16,7 @@ from llmanac.core.spec import make_method
 from llmanac.data.dedup import drop_duplicates, text_key
 from llmanac.data.deduplicate import deduplicate
 from llmanac.data.documents import Document
-from llmanac.data.stages import _sorting
+from llmanac.data.stages import _clusters
 from llmanac.data.stages.lines import Spec as Lines
 
 LITTLE = 60_000  # bytes: most of what follows then goes through files
@@ -116,7 +116,7 @@ def test_short_lines_stay_and_the_first_occurrence_stays() -> None:
 def test_sorting_in_files_equals_sorting(tmp_path_factory: Any, batches: list[Any], memory: int) -> None:
     rows = [np.array(batch, np.uint64).reshape(-1, 2) for batch in batches]
     folder = tmp_path_factory.mktemp("runs") / "sorting"
-    found = list(_sorting.sorted_rows(rows, 2, memory=memory, folder=folder))
+    found = list(_clusters.sorted_rows(rows, 2, memory=memory, folder=folder))
     got = [tuple(row) for block in found for row in block.tolist()]
     assert got == sorted(tuple(row) for block in rows for row in block.tolist())
     assert not folder.exists()
@@ -126,11 +126,11 @@ def test_sorting_merges_in_levels_within_its_memory(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     memory = 2 * 4 * 8 * 64  # two runs at a time
     values = rng.integers(0, 1 << 40, 3000).astype(np.uint64)
-    found = list(_sorting.sorted_rows(iter(values.reshape(-1, 10, 1)), 1, memory=memory, folder=tmp_path / "s"))
+    found = list(_clusters.sorted_rows(iter(values.reshape(-1, 10, 1)), 1, memory=memory, folder=tmp_path / "s"))
     assert np.concatenate(found)[:, 0].tolist() == sorted(values.tolist())
     assert max(len(block) for block in found) <= memory // 8
     with pytest.raises(DataError, match="memory: too little to sort in; give 1MB"):
-        list(_sorting.sorted_rows([], 1, memory=100, folder=tmp_path / "s"))
+        list(_clusters.sorted_rows([], 1, memory=100, folder=tmp_path / "s"))
 
 
 def test_choices_are_checked() -> None:

@@ -36,8 +36,7 @@ from llmanac.apps.docs_assistant.pointer import (
 from llmanac.core.errors import CheckpointError, DataError, SpecError, TokenizerError
 from llmanac.data.documents import Document
 from llmanac.data.sources import python_docs
-from llmanac.data.sources._docstrings import Entry
-from llmanac.data.sources._public import Name
+from llmanac.data.sources._public import Entry, Name
 from llmanac.generate.requests import TokenLogprob
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAssistant

@@ -20,6 +20,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.models.load import load_model
 from llmanac.objectives._drawn import poisson_spans
 from llmanac.recipes.parts import TokenizedText, tokenizer_of
+from llmanac.tokenizers._template import TokenTemplate
 from llmanac.tokenizers.load import train_tokenizer
 
 VOCAB = 60
@@ -201,6 +202,14 @@ def test_a_marked_answer_decides_the_prefix():
     assert batch.prefix.tolist() == [13] and (batch.targets[0] != IGNORE).sum() == 7
     source = registry.build("objective", "prefix-source").collate([(text, mask)])
     assert source.source.ids[0].tolist() == text[:13].tolist() and source.targets[0].tolist() == text[13:].tolist()
+    words = train_tokenizer("utf8", [])
+    words.template = TokenTemplate((("A", 0), ((1, 7), 0)), ())  # as T5's, which end what an encoder reads
+    framed = (
+        spec.make_method("objective", {"name": "prefix", "form": "source"})
+        .build(tokenizer=words)
+        .collate([(text, mask)])
+    )
+    assert framed.source.ids[0].tolist() == [*text[:13].tolist(), 1, 7]
     with pytest.raises(DataError, match="row 0: has no document with two tokens"):
         registry.build("objective", "prefix").collate([(text, np.zeros(20, bool))])
     with pytest.raises(RequestError, match="the model needs an encoder"):

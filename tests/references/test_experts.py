@@ -12,8 +12,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, ModelOutput, OutputRequest
 from llmanac.objectives import NextToken
 from llmanac.objectives.autoregressive import Spec as Autoregressive
-from llmanac.train._balance import of_step
-from llmanac.train.step import Stepper
+from llmanac.train.step import Stepper, of_step
 
 DIM = 16
 

@@ -17,8 +17,7 @@ from llmanac.generate.engine import Engine
 from llmanac.metrics.statistics.auc import area
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder import FolderIndex
-from llmanac.retrieve.folder.answers import REFUSAL, FolderAssistant
-from llmanac.retrieve.folder.checks import AGREES, agreement
+from llmanac.retrieve.folder.answers import AGREES, REFUSAL, FolderAssistant, agreement
 from llmanac.retrieve.folder.quotes import spans, without_orders
 from llmanac.retrieve.folder.ranker import sigmoid
 from llmanac.retrieve.folder.reader import CHOOSE, LINE

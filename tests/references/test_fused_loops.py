@@ -20,7 +20,7 @@ from llmanac.models import masks
 from llmanac.models.compiling import compile_model
 from llmanac.models.norms.rmsnorm import rms_norm
 from llmanac.models.positions.rope import _Rotation
-from llmanac.models.scores._blocks import BlockAttention
+from llmanac.models.scores._compiled import BlockAttention
 
 ULP = 2.0**-8  # the largest relative error of rounding to bfloat16
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import llmanac
 from llmanac.core.errors import CheckpointError, TokenizerError
-from llmanac.core.spec import diff
+from llmanac.core.spec import diff, make_method
 from llmanac.generate.load import load_engine
 from llmanac.guide import calculate
 from llmanac.kernels.gguf import GGUF
@@ -234,6 +234,31 @@ def test_names_are_those_of_the_gguf_package():
                 assert theirs.get_name(f"model.layers.2.{ours}") == f"blk.2.{own}"
                 assert table.theirs(f"blk.2.{own}.weight") == f"model.layers.2.{ours}.weight"
                 assert table.ours(f"model.layers.2.{ours}.weight") == f"blk.2.{own}.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("encoder-decoder", {}, "this model's form is encoder-decoder"),
+        ("encoder", {}, "this model's form is encoder"),
+        ("transformer", {"blocks": [{"name": "pre-norm", "ffn": "mlp"}]}, "llama: blocks.0.ffn.name is mlp"),
+    ],
+)
+def test_one_reason_is_said_of_a_model_that_no_file_holds(name, fields, says, tokenizer, tmp_path):
+    model = make_method("lm", {"name": name, "dim": 16, "max_length": 32, **fields}).build(vocab_size=300)
+    with pytest.raises(CheckpointError, match=says) as error:
+        export_gguf(model, tokenizer, tmp_path / "m.gguf")
+    assert str(error.value).count(" is ") < 4 and not (tmp_path / "m.gguf").exists()
+
+
+def test_a_window_that_llama_cpp_leaves_out_is_said(tokenizer, tmp_path):
+    """A Mistral with a window is a Phi-3 to GGUF files."""
+    sizes = {key: SIZES[key] for key in SIZES if key != "pad_token_id"}
+    config = AutoConfig.for_model("mistral", **sizes, sliding_window=9)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    windowed = load_model(tmp_path, device="cpu")
+    with pytest.warns(UserWarning, match="llama.cpp reads phi3 files without their window of 9 tokens"):
+        export_gguf(windowed, tokenizer, tmp_path / "m.gguf", "f32")
 
 
 def test_packed_blocks_are_reordered_as_they_are(models, tokenizer, tmp_path):

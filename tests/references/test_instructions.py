@@ -9,8 +9,7 @@ from _harness_envs import logged
 
 from llmanac.core.errors import DataError
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate._instructions import KINDS, followed, instructions_of
-from llmanac.evaluate._languages import language_of
+from llmanac.evaluate._instructions import KINDS, followed, instructions_of, language_of
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 

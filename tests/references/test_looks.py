@@ -17,10 +17,9 @@ from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.budget import BudgetError, Speed
 from llmanac.lab.cache import StudyCache
 from llmanac.lab.compare import compare
-from llmanac.lab.looks import LOOKS, compare_in_looks, guarded, hall, levels, looks_within, power
 from llmanac.lab.runner import RunnerRequest
 from llmanac.lab.stats import Metric
-from llmanac.lab.study import Measurement, Study
+from llmanac.lab.study import LOOKS, Measurement, Study, compare_in_looks, guarded, hall, levels, looks_within, power
 from llmanac.metrics.statistics.student import student_quantile
 
 STUDIES, MOST = 2000, LOOKS[-1]

@@ -19,10 +19,10 @@ from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
-from llmanac.data.pipeline import finish, sound
+from llmanac.data.pipeline import finish, tasks
 from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.finish import fate
 from llmanac.data.pipeline.recipe import make_recipe
-from llmanac.data.pipeline.report import fate
 from llmanac.data.schedule import Schedule
 
 SHARES = st.dictionaries(
@@ -257,5 +257,5 @@ def test_shares_of_bytes_are_met_where_long_documents_come_last(tmp_path: Path) 
 
 def test_what_is_to_be_ordered_and_is_gone_is_made_again(domains: Path, tmp_path: Path) -> None:
     shards = [{"base": "work/pass-0/00000/00000", "documents": 1, "bytes": 1, "input": 0}]
-    with pytest.raises(sound.Gone):
+    with pytest.raises(tasks.Gone):
         finish.plan_output(tmp_path, recipe(domains, {"name": "uniform"}), shards)

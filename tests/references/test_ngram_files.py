@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import CheckpointError, DataError, LlmanacError
-from llmanac.models.ngrams import checks
-from llmanac.models.ngrams.arpa import read_arpa, write_arpa
+from llmanac.models.ngrams import binary
 from llmanac.models.ngrams.binary import read_binary, write_binary
+from llmanac.models.ngrams.load import read_arpa, write_arpa
 from llmanac.models.ngrams.trie import Trie
 from llmanac.models.ngrams.vocabulary import NgramVocabulary
 from llmanac.models.ngrams.words import WordModel
@@ -269,11 +269,11 @@ def test_values_that_no_model_has_are_refused(tmp_path: Path, monkeypatch: pytes
             with pytest.raises(CheckpointError, match=rf"bad\.ngram: is damaged .*{reason.strip()}.*train it again"):
                 read_binary(path, full=full)
     # only a sample of a long level is looked at, whatever its length, unless all is asked for
-    monkeypatch.setattr(checks, "SAMPLES", 2)
-    monkeypatch.setattr(checks, "STRETCH", 8)
+    monkeypatch.setattr(binary, "SAMPLES", 2)
+    monkeypatch.setattr(binary, "STRETCH", 8)
     seen: list[int] = []
-    check = checks._check_nodes
-    monkeypatch.setattr(checks, "_check_nodes", lambda t, n, a, b: (seen.append(b - a), check(t, n, a, b)))
+    check = binary._check_nodes
+    monkeypatch.setattr(binary, "_check_nodes", lambda t, n, a, b: (seen.append(b - a), check(t, n, a, b)))
     logs = trie.logs.copy()
     logs[(one + two) // 2] = np.nan
     bad = dataclasses.replace(trie, logs=logs)
@@ -312,7 +312,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> object:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmanac.models.ngrams.arpa._written", broken)
+    monkeypatch.setattr("llmanac.models.ngrams.load._written", broken)
     with pytest.raises(LlmanacError, match=r"m\.arpa: cannot write"):
         write_arpa(model, path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["m.arpa"]

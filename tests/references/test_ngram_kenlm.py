@@ -12,8 +12,8 @@ from _ngrams import shared
 
 from llmanac.core.spec import make_method
 from llmanac.models.ngrams import words
-from llmanac.models.ngrams.arpa import read_arpa, write_arpa
 from llmanac.models.ngrams.binary import read_binary, write_binary
+from llmanac.models.ngrams.load import read_arpa, write_arpa
 
 SMOOTHINGS = ["mle", "add-k", "good-turing", "kneser-ney", "modified-kneser-ney"]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from _ranks import on_ranks
 from _small_models import randomise
+from safetensors.torch import save_file
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
@@ -24,7 +25,7 @@ from llmanac.data.pack import ListStream, PackedRow
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
-from llmanac.train import TrainSpec, _parts
+from llmanac.train import TrainSpec, _parts, checkpoint
 from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
@@ -69,11 +70,12 @@ def packed_of(step):
     return rows
 
 
-def alone(model, spec, rows=rows_of):
+def alone(model, spec, rows=rows_of, objective=Autoregressive):
     """Losses and norms of the steps on one process; the model is trained in place."""
     optimizer = spec.optimizer.build(model=model)
+    dtype = next(model.parameters()).dtype
     stepper = Stepper(
-        model, Autoregressive(), optimizer, micro_batch=spec.micro_batch, clip=spec.clip, dtype=model.dtype, folder=None
+        model, objective(), optimizer, micro_batch=spec.micro_batch, clip=spec.clip, dtype=dtype, folder=None
     )
     return [stepper(rows(step), 1.0, step) for step in range(STEPS)]
 
@@ -87,6 +89,7 @@ def check(
     model=built,
     rows=rows_of,
     micro=None,
+    objective=Autoregressive,
     **choices,
 ):
     """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step.
@@ -97,17 +100,18 @@ def check(
     one, several, before = model(dtype), model(dtype), model(dtype)
     spec = spec_of(dtype, optimizer, **choices)
     apart = spec if parallel.pipeline == 1 else micro_batches(spec, parallel)
-    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows)
+    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows, objective)
 
     def rank_0():
         with team(parallel, CPU) as made:
-            stepper = made.stepper(several, Autoregressive(), spec, folder=None)
+            stepper = made.stepper(several, objective(), spec, folder=None)
             found = [stepper(rows(step), 1.0, step) for step in range(STEPS)]
             stepper.collect()
         for a, b in zip(found, expected, strict=True):
             assert (a.units, a.tokens >= b.units) == (b.units, True)
             assert a.loss == pytest.approx(b.loss, rel=within)
             assert a.grad_norm == pytest.approx(b.grad_norm, rel=within)
+            assert a.metrics == pytest.approx(b.metrics, rel=within, abs=within)
         for (name, p), q, start in zip(several.named_parameters(), one.parameters(), before.parameters(), strict=True):
             moved = (q - start).abs().max()
             assert moved > 0 or q.ndim == 1 or not q.requires_grad, name  # no loss depends on the bias of keys
@@ -441,8 +445,43 @@ def test_what_cannot_be_divided_is_refused_by_name(mesh, choices, says):
         refuse(built(**choices), Autoregressive(), spec, parallel)
 
 
+def test_parts_need_a_torch_that_writes_them(monkeypatch):
+    monkeypatch.delattr(torch.distributed.checkpoint, "HuggingFaceStorageWriter")
+    spec, parallel = spec_of(torch.float64, "sgd"), ParallelSpec(data=2, checkpoints="parts")
+    with pytest.raises(SpecError, match=r"parallel\.checkpoints: torch .* cannot write parts; use collected"):
+        refuse(built(), Autoregressive(), spec, parallel)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zero-bubble"])
 def test_three_axes_equal_one_process(schedule):
     check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule})
     check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule}, dtype=torch.float32, within=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+def test_an_asynchronous_checkpoint_holds_its_own_step_and_a_kill_loses_the_newest_only(tmp_path, monkeypatch, weights):
+    """Written so slowly that steps are done meanwhile; then rank 0 is killed as the second one is half written."""
+    trained(tmp_path / "plain", {"data": 2, "weights": weights}, steps=6)
+    expected, written = Checkpoints(tmp_path / "plain" / "checkpoints"), []
+    mesh = {"data": 2, "weights": weights, "checkpoints": "asynchronous"}
+
+    def slowly(tensors, file):
+        time.sleep(0.1)
+        save_file(tensors, file)
+        written.append(file)
+        if len(written) == 5 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(checkpoint, "save_file", slowly)
+    with pytest.raises(AssertionError, match=r"failed \[\(?0"):
+        trained(tmp_path / "broken", mesh, steps=6)
+    checkpoints = Checkpoints(tmp_path / "broken" / "checkpoints")
+    assert checkpoints.steps() == [2]
+    trained(tmp_path / "broken", mesh, steps=6)
+    assert checkpoints.steps() == expected.steps() == [4, 6]
+    for step in (4, 6):
+        found, other = checkpoints.load(step).tensors, expected.load(step).tensors
+        assert {part: list(tensors) for part, tensors in found.items()} == {p: list(t) for p, t in other.items()}
+        assert all(torch.equal(found[part][name], t) for part in found for name, t in other[part].items())

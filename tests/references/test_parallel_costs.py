@@ -13,7 +13,7 @@ from test_parallel import CPU, built, spec_of
 
 from llmanac.cli import main
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import make
+from llmanac.core.spec import make, make_method
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, plan, traffic
 from llmanac.train import TrainSpec
@@ -110,6 +110,38 @@ def test_layers_are_cut_by_cost():
     assert [len(part) for part in pipeline.cut([1] * 8, 2, 2)] == [5, 3]
     assert [len(part) for part in pipeline.cut([4, 1, 1, 1, 1], 0, 2)] == [1, 4]
     assert all(len(part) for part in pipeline.cut([1] * 4, 100, 4))
+
+
+MPT = {
+    "70b": (8192, 80, 64),
+    "30b": (7168, 48, 56),
+    "13b": (5120, 40, 40),
+    "7b": (4096, 32, 32),
+}  # width, layers, heads
+
+
+def test_the_page_compares_the_planner_with_ten_published_runs(root):
+    lines = (root / "docs" / "parallel-engineering.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    rows = [row for row in rows if row[0] in MPT]
+    near = 0
+    for name, gpus, count, micro, speed, published, planned, ratio in rows:
+        dim, layers, heads = MPT[name]
+        blocks = [
+            {"name": "pre-norm", "mixer": {"name": "softmax", "heads": heads}, "ffn": {"name": "mlp", "width": 4 * dim}}
+        ]
+        fields = {"name": "transformer", "dim": dim, "layers": layers, "max_length": 2048, "tied": True}
+        with torch.device("meta"):
+            model = make_method("lm", {**fields, "position": "none", "blocks": blocks}).build(vocab_size=50368)
+        each = 450e9 if int(gpus) == 8 else 50e9
+        found = plan.estimate(
+            model, ParallelSpec(data=int(gpus)), each, 0.5 * 989.5e12, int(count), 2048, 2, int(micro)
+        ).seconds
+        seconds = int(count) * 2048 / int(speed.replace(",", ""))
+        assert [f"{seconds:.2f}", f"{found:.2f}"] == [published, planned], name
+        assert float(ratio) == pytest.approx(found / seconds, abs=0.02)
+        near += abs(found / seconds - 1) <= 0.2
+    assert (len(rows), near) == (10, 3)
 
 
 CONFIG = {

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from llmanac.cli.quality import quality_app, report
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.registry import build
-from llmanac.data.curve import at_threshold, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, load_quality, train_quality
+from llmanac.data.quality_train import at_threshold, auc, precision_recall
 from llmanac.data.stages import Dropped
 
 SMALL = Features(bits=12, longest=3)

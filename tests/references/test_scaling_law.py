@@ -14,8 +14,7 @@ from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_table
 from llmanac.lab.scaling.law import NAMES, Fit, Law, fit_law, fit_power
-from llmanac.lab.scaling.optimum import approaches, compute_laws
-from llmanac.lab.scaling.points import Points, read_points
+from llmanac.lab.scaling.optimum import Points, approaches, compute_laws, read_points
 
 SHARED = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "scaling" / "chinchilla_figure4_points.csv"
 REFIT = {"E": (1.8172, 0.026), "alpha": (0.347, 0.015), "beta": (0.367, 0.021), "A": (478, 124), "B": (2143, 1293)}

@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError, TokenizerError
 from llmanac.tokenizers._pieces import NORMAL, ScoredPiece
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm import files as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 KINDS = ("unigram", "bpe")

@@ -17,7 +17,7 @@ from llmanac.kernels.sentencepiece.trie import child, longest, trie_of, value_of
 from llmanac.tokenizers._pieces import BYTE, TRAINER, UNKNOWN, NormalizerRules, ScoredPiece
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm import files as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")

@@ -10,7 +10,7 @@ from llmanac.kernels.sentencepiece.viterbi import viterbi
 from llmanac.tokenizers._base import CHUNK
 from llmanac.tokenizers._pieces import NORMAL, UNUSED, ScoredPiece
 from llmanac.tokenizers.load import load_tokenizer
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm import files as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 RULES = ("identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")

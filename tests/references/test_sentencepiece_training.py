@@ -19,7 +19,7 @@ from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers._spm_rules import NAMES, rules_of
 from llmanac.tokenizers._unigram_train import CorpusWords, Pieces, digamma, seeds, suffix_array
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm import files as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 PLAIN = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False}

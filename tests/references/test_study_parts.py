@@ -24,9 +24,9 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Axis, find_axis
 from llmanac.lab.budget import MIN_STEPS, Speed, StudyPlan, format_duration, make_plan, round_up
 from llmanac.lab.cache import StudyCache, canonical, digest
+from llmanac.lab.runner import parse_tune
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
-from llmanac.lab.tune import parse_tune
 from llmanac.train import TrainSpec
 from llmanac.train.plan import settled_numerics
 

@@ -12,9 +12,9 @@ from _training import VOCAB, model_of, run, same
 from llmanac.core import registry, spec
 from llmanac.core.errors import TrainingError
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.train import threads as division
+from llmanac.train import plan as division
+from llmanac.train.plan import divides
 from llmanac.train.step import Stepper
-from llmanac.train.threads import divides
 
 
 @pytest.fixture(params=[2, 3])

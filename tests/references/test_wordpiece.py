@@ -11,7 +11,7 @@ import pytest
 from _texts import made, real
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers.hf.wordpiece import WordPiece
+from llmanac.tokenizers.hf.write import WordPiece
 from llmanac.tokenizers.load import load_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

@@ -7,8 +7,6 @@
 An environment is a class with `tools`, `reset(seed)` and `step(name, arguments)`; the user's own is FILE.py:Class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

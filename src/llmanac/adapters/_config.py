@@ -3,8 +3,6 @@
 Where the linear maps of a model are in the files of its family; PEFT's names are those of the family's modules.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

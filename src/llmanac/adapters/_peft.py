@@ -4,8 +4,6 @@ A product that the family stores fused with others (GPT-2's q, k and v) has one 
 Products that were trained with an A each are written as one adapter of their ranks' sum, which computes the same.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -7,8 +7,6 @@ The terms of the rows' adapters are one product: their columns side by side, and
 What comes before the text (prefixes, prompts) is put into a row's state when it begins, by the runner.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

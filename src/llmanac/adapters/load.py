@@ -7,8 +7,6 @@ and PROMPT_TUNING. A field that asks for what is not built here is refused by na
 shapes are compared with the model before memory is taken. llmanac.json next to them has the checksum of the tensors.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +24,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
 from llmanac.core.types import capabilities
+from llmanac.models.card import TAG, first_card
 from llmanac.models.folder import RECORD, SUMS, read_sums, read_table, sums_of
 from llmanac.models.lm import TrainedModel
 from llmanac.models.locate import ADAPTER as CONFIG
@@ -40,6 +39,8 @@ LEAD_FIELDS = {
     "init_weights", "encoder_hidden_size", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text",
     "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
+
+CARD_TEXT = "Written by llmanac: `llmanac generate FOLDER` uses it, `llmanac merge FOLDER` writes one model."
 
 
 def save_adapter(transform: Transform, folder: str | Path, *, base: str | None = None) -> Path:
@@ -75,6 +76,9 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     files.write_bytes(path / WEIGHTS, data)
     record = read_table(path / RECORD) if (path / RECORD).exists() else {}  # of a model in the same folder
     files.write_json(path / RECORD, {**record, SUMS: {**read_sums(path), **sums_of(path, [WEIGHTS])}})
+    if not (path / "config.json").exists():  # a model's folder has a card of its own
+        first_card(path, f"{transform.spec.name} adapter", CARD_TEXT, config["base_model_name_or_path"],
+                   library_name="peft", tags=[TAG, transform.spec.name])  # fmt: skip
     files.write_json(path / CONFIG, config)
     return path
 

@@ -4,8 +4,6 @@ A command's module is imported when the command is called, and what it needs whe
 without torch.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect
@@ -47,6 +45,7 @@ GROUPS = {
     "classify": "classify.app", "data": "data.app", "tokenizer": "tokenizer.app", "ngram": "ngram.app",
     "quality": "quality.quality_app", "metric": "metric.app", "benchmark": "benchmark.app", "memory": "memory.app",
     "parallel": "parallel.parallel_app", "scaling": "scaling.app", "new": "new.app",
+    "launch": "launch.app",
 }  # fmt: skip
 
 

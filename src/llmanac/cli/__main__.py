@@ -1,7 +1,5 @@
 """`python -m llmanac.cli`: the same as the program `llmanac`."""
 
-from __future__ import annotations
-
 from llmanac.cli import main
 
 if __name__ == "__main__":

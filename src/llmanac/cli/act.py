@@ -1,7 +1,5 @@
 """`llmanac act`: a model in a text environment, by tool calls; episodes are kept and can be replayed."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path
@@ -27,7 +25,7 @@ def act_command(
     """
     from llmanac.act import load_environment
     from llmanac.act.episodes import RandomPolicy, Success, play, replay
-    from llmanac.act.policy import ModelPolicy
+    from llmanac.act.training import ModelPolicy
     from llmanac.cli.tables import print_table
     from llmanac.core.outputs import check_output
     from llmanac.generate.load import load_writer

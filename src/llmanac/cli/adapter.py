@@ -1,7 +1,5 @@
 """`llmanac merge`: an adapter folded into its model."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Any

@@ -1,12 +1,10 @@
 """`llmanac align`: train a model on preferences or on a reward."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 from llmanac.cli.documented import sharing
-from llmanac.cli.options import Patches, SomeModel
+from llmanac.cli.options import Patches, Processes, SomeModel, followed
 from llmanac.cli.tune import _trained, asked_by, tuned
 from llmanac.core.errors import SpecError
 
@@ -14,8 +12,8 @@ from llmanac.core.errors import SpecError
 @sharing(_trained)
 def align_command(
     model: SomeModel, data: str, method: str = "grpo", output: Path = Path("aligned"), reward: list[str] | None = None,
-    adapter: str = "lora", kl: float | None = None, set_: Patches = None, resume: bool = False, *,
-    changes: dict[str, Any],
+    adapter: str = "lora", kl: float | None = None, set_: Patches = None, resume: bool = False,
+    processes: Processes = None, *, changes: dict[str, Any],
 ) -> Any:  # fmt: skip
     """Align a model: to preferences, to a reward of its own answers, or train a reward model.
 
@@ -34,6 +32,8 @@ def align_command(
     from llmanac.recipes.align import AlignSpec
     from llmanac.rewards import read_rewards
 
+    if followed():
+        return None
     objective = make_method("objective", method)
     if kl is not None:
         if not 0 <= kl < float("inf"):
@@ -43,4 +43,4 @@ def align_command(
         off = {"objective.kl": "k3-ratio"} if objective.kl == "off" and kl > 0 else {}
         changes = {**off, "objective.kl_weight": kl, **changes}
     fields = {"model": model, "adapter": adapter, "objective": objective, "reward": read_rewards(reward)}
-    return tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)
+    return tuned(asked_by(AlignSpec, fields, data, changes, set_, processes), output, resume, processes)

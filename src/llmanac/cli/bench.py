@@ -1,7 +1,5 @@
 """`llmanac bench`: how fast a model runs here, and how fast it could."""
 
-from __future__ import annotations
-
 import json
 
 from llmanac.cli.options import AsJson, SomeModel, SomeRunner, Threads

@@ -1,7 +1,5 @@
 """`llmanac benchmark inspect`: what a benchmark is worth."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

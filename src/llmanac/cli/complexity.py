@@ -1,7 +1,5 @@
 """`llmanac complexity`: how the costs of mixers grow with the length, and from where each is faster than attention."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmanac context`: the needle grid of a model, as tables and heat maps by depth and length."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmanac data`: build a corpus, report what happened to its documents, learn the weights of its domains."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,7 +56,7 @@ def inspect_command(
     as_json: AsJson = False,
 ) -> None:
     """What each stage kept and dropped, and why."""
-    from llmanac.data.pipeline.report import load_manifest
+    from llmanac.data.pipeline.finish import load_manifest
 
     manifest = load_manifest(folder)
     if as_json:
@@ -110,7 +108,7 @@ def _size(value: float) -> str:
 def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Print the table of stages, with a bar for the fraction that each kept."""
     from llmanac.cli.tables import print_table
-    from llmanac.data.pipeline.report import reasons
+    from llmanac.data.pipeline.finish import reasons
 
     kept_rows, dropped_rows, lines = [], [], []
     for stage in manifest["stages"]:
@@ -167,8 +165,8 @@ def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 def print_fate(folder: Path, name: str) -> None:
     """Say what happened to one document."""
+    from llmanac.data.pipeline.finish import fate
     from llmanac.data.pipeline.mixing import NOT_DRAWN
-    from llmanac.data.pipeline.report import fate
 
     found = fate(folder, name)
     if found["kept"]:

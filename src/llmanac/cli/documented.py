@@ -15,8 +15,6 @@ An option that `sets` a path is not a parameter: where it is given, its value is
 command takes, under that path. So a command whose options are fields of a Spec has them once, in its docstring.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """`llmanac embed`: a vector for each text, into a file, and the nearest pairs as a table."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -1,7 +1,5 @@
 """`llmanac evaluate`: benchmarks on one model, or on two that are paired item by item."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex
@@ -95,7 +93,7 @@ def _price(given: str | None) -> tuple[float, float] | None:
 
 def _show(results: dict[str, Any], out: Path) -> None:
     from llmanac.cli.tables import print_page_table
-    from llmanac.evaluate.evaluation_report import KEY, score_sections
+    from llmanac.evaluate.benchmarking import KEY, score_sections
 
     for section in score_sections(results):
         print_page_table(section.tables[0], section.title)

@@ -1,7 +1,5 @@
 """`llmanac exercise`: tasks to write oneself, checked by hidden tests in the sandbox, and when to repeat them."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmanac memory`: the facts of a memory file, listed, edited and deleted by the user."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`llmanac list`, `show`, `convert`, `doctor` and `warm-up`."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -102,7 +100,7 @@ def convert_command(
     """
     from llmanac.cli.quantize import stored
     from llmanac.cli.score import texts_of
-    from llmanac.recipes.convert import convert
+    from llmanac.recipes.specialize import convert
 
     family = family or ("gguf" if target.suffix == ".gguf" else "llama")
     for flag, value in (("--type", kind), ("--calibration", calibration)):

@@ -14,7 +14,7 @@ from llmanac.cli.options import AsJson, Fields, group
 from llmanac.core.errors import DataError, shown
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.segments import SegmentRows
+    from llmanac.evaluate.ratings import SegmentRows
     from llmanac.metrics.statistics.corpus import Measured
 
 FEW, LEAST = 20, 10  # segments: p is doubtful, and is not given
@@ -34,7 +34,7 @@ Test = Annotated[str, typer.Option("--test", help="Test of the difference: rando
 def _read(
     hypotheses: Path, references: Sequence[Path], column: str, other: str, **how: Any
 ) -> tuple[SegmentRows, list[Any]]:
-    from llmanac.evaluate.segments import read_rows, references_of, texts_of
+    from llmanac.evaluate.ratings import read_rows, references_of, texts_of
 
     mine = read_rows(hypotheses, column, "--column")
     texts_of(mine)
@@ -112,7 +112,7 @@ def _surface(name: str, after: str, help: str) -> None:
         reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
         test: Test = "randomization", as_json: AsJson = False,
     ) -> None:  # fmt: skip
-        from llmanac.evaluate.segments import check_paired, read_rows, texts_of
+        from llmanac.evaluate.ratings import check_paired, read_rows, texts_of
 
         mine, golds = _read(hypotheses, references, column, reference_column)
         metric = _spec(name, set_).build()
@@ -200,7 +200,7 @@ def pass_at_k_command(
         problem: Column that names the problem.
         passed: Column that says whether the sample passed.
     """
-    from llmanac.evaluate.segments import read_rows
+    from llmanac.evaluate.ratings import read_rows
     from llmanac.metrics.pass_at_k import counts, pass_at_k
 
     names, results = read_rows(samples, problem, "--problem"), read_rows(samples, passed, "--passed")

@@ -1,7 +1,5 @@
 """`llmanac new method`: the project of a method of one's own."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

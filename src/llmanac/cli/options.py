@@ -1,7 +1,5 @@
 """Options that several commands share, groups of commands, and how sizes are written."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator

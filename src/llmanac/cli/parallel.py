@@ -1,7 +1,5 @@
 """`llmanac parallel plan`: which mesh for how many devices."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

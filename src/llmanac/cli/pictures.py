@@ -1,7 +1,5 @@
 """`llmanac caption`, `classify-image` and `generate-image`: models of images in use."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

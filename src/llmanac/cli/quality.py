@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmanac.cli.options import Column, Include, LineAsJson, Seed, group
 
 if TYPE_CHECKING:
-    from llmanac.data.curve import Point
+    from llmanac.data.quality_train import Point
 
 quality_app = group("Train and use a classifier of text quality.")
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds in the printed table
@@ -49,7 +49,7 @@ def train_command(
 
 def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:
     """Print the table of thresholds."""
-    from llmanac.data.curve import at_threshold
+    from llmanac.data.quality_train import at_threshold
 
     print(f"AUC {area:.4f} on {count} texts held out\n")
     print("min_score  precision  recall  kept")

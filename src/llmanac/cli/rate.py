@@ -69,7 +69,7 @@ def rate_command(
         raise SpecError("PROMPTS: name a file of prompts, or ratings to report on with --report")
     if mode not in ("compare", "score"):
         raise SpecError(f"--mode {mode}: is not compare or score")
-    from llmanac.evaluate.segments import read_rows, texts_of
+    from llmanac.evaluate.ratings import read_rows, texts_of
 
     texts = texts_of(read_rows(prompts, column, "--column"))
     names = {flag: [part.strip() for part in given.split(",") if part.strip()]

@@ -1,7 +1,5 @@
 """`llmanac run`: run a recipe, show it, or continue a run."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from shlex import quote

@@ -1,7 +1,5 @@
 """`llmanac scaling`: fit a law to runs of several sizes, and plan the next one with it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,8 +30,7 @@ def fit_command(
     """
     from llmanac.core import files
     from llmanac.lab.scaling.law import FEWEST, NAMES, fit_law
-    from llmanac.lab.scaling.optimum import approaches, compute_laws
-    from llmanac.lab.scaling.points import read_points
+    from llmanac.lab.scaling.optimum import approaches, compute_laws, read_points
 
     _check_output(output, force)
     points = read_points(runs, _counted(count)).without_highest(drop_highest)

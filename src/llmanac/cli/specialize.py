@@ -1,7 +1,5 @@
 """`llmanac specialize`: rows to a served model; `verify`: an exported file against it; `lint`: others' artefacts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

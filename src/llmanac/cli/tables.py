@@ -1,7 +1,5 @@
 """Tables on the terminal. Commands import this module when they draw one: rich takes a while to load."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`llmanac tune`: adapt a model to rows of text; `llmanac distill`: to what a teacher says about them."""
 
-from __future__ import annotations
-
 import codecs
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`llmanac verdict`: whether one system is better, by the logs of their answers."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Packages that are called: `llmanac.evaluate(...)` is the function of `api`, `llmanac.evaluate.x` a module."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """The catalogue: every row of the contract, what answers to it, and how it is shown to be right."""
 
-from __future__ import annotations
-
 import functools
 import json
 import tomllib

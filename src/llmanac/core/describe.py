@@ -1,7 +1,5 @@
 """`llmanac show`: one method described from its file, without importing it (so without torch)."""
 
-from __future__ import annotations
-
 import ast
 import functools
 from collections.abc import Collection, Mapping

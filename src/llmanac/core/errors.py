@@ -1,7 +1,5 @@
 """Errors that a user can act on. The command line prints one as a sentence; it never shows a traceback for these."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import re

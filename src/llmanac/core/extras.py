@@ -1,7 +1,5 @@
 """Packages that a light installation lacks, and what to say where one is needed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 
@@ -30,4 +28,6 @@ def naming(what: str) -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        raise needs(what, module) from None
+        if isinstance(error, ModuleNotFoundError):
+            raise needs(what, module) from None
+        raise LlmanacError(f"`{what}` needs a newer {module} than is installed ({error})") from error

@@ -1,7 +1,5 @@
 """Atomic writes (a temporary file next to the target, flushed, then renamed) and bounded reads of untrusted files."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

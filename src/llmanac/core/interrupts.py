@@ -5,8 +5,6 @@ library's bare `except`. So each is noted when it comes, and a command that ends
 `answered` has lost it. While a program starts or ends, nothing is there to be cleaned up and it ends at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -4,8 +4,6 @@ The lock of a folder is `.lock` in it or `<folder>.lock` next to it. The next pr
 leftover temporary files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -3,8 +3,6 @@
 The method begins as one that exists, so that the project installs, is listed and compared before a line is changed.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

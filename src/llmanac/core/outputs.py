@@ -1,7 +1,5 @@
 """Where a command may write: never over its input, and over files that it did not write only with `--force`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path

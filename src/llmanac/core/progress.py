@@ -4,8 +4,6 @@ A terminal and a notebook get one live line, anything else a plain line every te
 that ends within two seconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import sys

@@ -1,7 +1,5 @@
 """Ranges of numbers: what the fields of a Spec may be (`Spec.ranges`)."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ Other distributions add methods by an entry point of the group `llmanac.methods`
 folder for each kind that it adds to, named as the kind is (`my_package/decoding/mirostat.py`).
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Results that show themselves: as text where they are printed, as HTML in a notebook."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any

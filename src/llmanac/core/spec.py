@@ -5,8 +5,6 @@ changes with `patch`: the same `path=value` pairs serve TOML recipes, `-s` flags
 Every error names the path of the field and the nearest right name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

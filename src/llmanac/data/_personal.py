@@ -4,8 +4,6 @@ Every pattern is linear in the text: runs are possessive (`++`), repeats are bou
 for around its `@`. What has a check digit must pass the check.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import itertools
 import re

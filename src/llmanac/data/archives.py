@@ -4,8 +4,6 @@ A file is unpacked to a temporary one, as far as the bounds allow: the sizes tha
 Archives in archives are not opened.
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 import zlib

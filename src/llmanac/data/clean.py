@@ -1,7 +1,5 @@
 """Make text plain without changing what it says: line ends, control characters, trailing space, runs of blank lines."""
 
-from __future__ import annotations
-
 import re
 
 # C0 and C1 controls but tab and newline, the byte order mark, and the noncharacters: none is ever written on purpose

@@ -5,8 +5,6 @@ kept, a larger one is read again from its source for every pass. `collect_built`
 through any stages into a folder, with a list of what each of them dropped and why, and reads it from there.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Rows and columns of tables, whatever their format. Columns without a name go by number, the first is 1."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Input that cannot be read, as commands take it: `--on-error fatal` stops, `--on-error skip` sets it aside."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path

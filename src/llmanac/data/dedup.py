@@ -3,8 +3,6 @@
 For corpora in shards, and for near-duplicates, see `data/stages` (`exact`, `lines`, `substring`, `minhash`).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 

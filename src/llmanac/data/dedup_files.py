@@ -1,7 +1,5 @@
 """Deduplicate files: the same rows without duplicates, those that went, and a report."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

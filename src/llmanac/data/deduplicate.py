@@ -1,7 +1,5 @@
 """Runs one corpus stage over a list of shards: summarise each, decide once, apply to each."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluation sets as items to look for: JSON Lines, JSON, CSV, Parquet or plain text, compressed or not."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

@@ -6,8 +6,6 @@ is long and compresses fifty to one. In a page the symbol may be written as an e
 declared out of other entities (`<!ENTITY a "&b;&b;">`) serve only to expand without end.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Rows out of JSON: one object a line, or one array of objects, read an element at a time."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -12,8 +12,6 @@ both "1") and a boolean as "true" or "false"; a file in which a text and a numbe
 become one label is refused. Anything else (null, NaN, 1.5, a list) is no label.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

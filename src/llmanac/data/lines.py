@@ -3,8 +3,6 @@
 A file larger than memory can be read, and a line longer than `Bounds.line` is skipped without being held.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterator
 from pathlib import Path

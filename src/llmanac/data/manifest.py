@@ -1,7 +1,5 @@
 """What a corpus is made of: inputs, licences, hashes and counts, for `manifest.json` and the model card."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any

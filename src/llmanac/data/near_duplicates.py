@@ -3,8 +3,6 @@
 The same choices as the stage `minhash` (`data/stages/minhash.py`), without its files.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

@@ -9,8 +9,6 @@ all shorter is looked for by its longest field, in full, if that has `shortest` 
 by chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a collision.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

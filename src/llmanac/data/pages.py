@@ -5,8 +5,6 @@ out of it is the stage `extraction`'s work. WARC is read with `warcio`, PDF with
 EPUB with python-docx, python-pptx, openpyxl and EbookLib (`pip install llmanac[data]`).
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import re

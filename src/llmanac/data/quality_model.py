@@ -7,8 +7,6 @@ A model is two files: `model.safetensors` (weights (2^bits,) and bias (1,), floa
 settings and what it was trained on). Training twice on the same texts gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Every reader is lazy and bounded: a compressed file that decompresses to more th
 there, and every error names the file with its line, row or byte.
 """
 
-from __future__ import annotations
-
 import csv
 import itertools
 import re

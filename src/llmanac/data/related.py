@@ -10,8 +10,6 @@ more than `KEPT` sequences is therefore looked at in a sample: what two groups s
 groups of which hardly a sequence falls into the sample may be missed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.data.stages._signatures import Signer

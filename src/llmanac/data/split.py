@@ -6,8 +6,6 @@ is held out; a corpus that is one group is split by document; a corpus that is o
 a line end.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable

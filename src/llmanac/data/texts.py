@@ -8,8 +8,6 @@ Two views of the same input, whatever it is packed in:
 A page's text is what the stage `extraction` takes out of it. Standard input is lines of plain text.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Every reader takes its bytes from `blocks`, which stops where a compressed file 
 `-` is standard input.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

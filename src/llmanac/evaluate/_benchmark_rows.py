@@ -1,7 +1,5 @@
 """The rows of a benchmark's files: tables, nested JSON, blocks of lines; and its items: prompts with their answers."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import random

@@ -8,8 +8,6 @@ table each value has its own allowed ones, and a parameter that may be missing a
 free. Nothing of an answer is run. Patil et al. 2025, Berkeley Function Calling Leaderboard.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

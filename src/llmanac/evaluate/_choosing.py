@@ -5,8 +5,6 @@ it (`B. Paris`, `(B)`), where a single one is in brackets, or where the answer i
 without any is counted as wrong, and as an error of extraction.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import string

@@ -7,8 +7,6 @@ macros, imports, products or loops in loops; of a value's methods only some of t
 result has a bounded length and a regular expression a bounded time. A field that a row lacks is an error.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

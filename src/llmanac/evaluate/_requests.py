@@ -4,8 +4,6 @@ The key of a server is in the environment variable LLMANAC_API_KEY. It goes to t
 that this one redirects to.
 """
 
-from __future__ import annotations
-
 import contextlib
 import email.utils
 import http.client

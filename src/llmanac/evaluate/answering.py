@@ -1,7 +1,5 @@
 """What answers a benchmark: a model through the engine, or a server through OpenAI's completions."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence

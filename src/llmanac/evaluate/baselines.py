@@ -5,8 +5,6 @@ closed by a zero byte, which helps them (a document's start is then predictable)
 the denominator.
 """
 
-from __future__ import annotations
-
 import gzip
 import lzma
 import math
@@ -16,8 +14,8 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.models.ngrams.counts import count
-from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import Trie, places
+from llmanac.models.ngrams.words import estimate
 from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
 
 END = b"\x00"  # cleaned text never holds it

@@ -15,8 +15,6 @@ follow lm-eval: description, examples with the separator after each, the row's o
 delimiter.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ model's window is read in overlapping windows: each window scores only its last 
 those of the first window sees at least `window - stride` tokens before it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ Equal programs of one call are run once. pass@k is made of the samples, and of t
 Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

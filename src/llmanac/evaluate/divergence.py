@@ -1,7 +1,5 @@
 """How far a changed model is from its original on text: both losses, and the Kullback-Leibler divergence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ says how (`modules.json`, config.json of its Pooling module, `sentence_bert_conf
 is taken. The dot product of two vectors of length 1 is their cosine. Reimers & Gurevych 2019, arXiv:1908.10084.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

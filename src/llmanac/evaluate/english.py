@@ -1,7 +1,5 @@
 """English word forms by rule: the other forms of a word."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

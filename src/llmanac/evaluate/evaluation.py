@@ -6,8 +6,6 @@ Items go in blocks. A block's answers are kept under a hash of the model, the pr
 stopped goes on, and another limit or another metric computes only what is new. Decoding is greedy.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -8,8 +8,6 @@ score it leaves no rating. `judgements.jsonl` has what was answered, and `scores
 which `llmanac verdict` reads.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

@@ -9,8 +9,6 @@ well the text answers. It is slower than vectors, which are made once a text, an
 Nogueira & Cho 2019, arXiv:1901.04085.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -11,8 +11,6 @@ The rules, so that figures can be compared with published ones:
   tokens before its first prediction. lm-eval's is 1, the least that is possible; more is slower and fairer.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

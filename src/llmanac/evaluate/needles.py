@@ -15,8 +15,6 @@ numbers that the answer names, as numbers of their own (12 is not in 123); `exac
 Hsieh et al. 2024, arXiv:2404.06654 (RULER); Liu et al. 2023, arXiv:2307.03172 (lost in the middle).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable, Sequence

@@ -11,8 +11,6 @@ Models' scores come from `evaluate` or from the folder of `llmanac evaluate` (`s
 needs more runs of a model. A measure is a plain table for JSON; what cannot be measured has a `not_measured` with why.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +29,9 @@ from llmanac.data.texts import documents, files_of
 from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.benchmark import Benchmark
-from llmanac.evaluate.contamination import Contamination, contamination
+from llmanac.evaluate.benchmarking import KEY, RESULTS
+from llmanac.evaluate.contamination_files import Contamination, contamination
 from llmanac.evaluate.evaluation import Evaluation
-from llmanac.evaluate.evaluation_report import KEY, RESULTS
 from llmanac.metrics import diversity as _diversity
 from llmanac.metrics import wilson_interval
 from llmanac.metrics.item_rest import item_rest

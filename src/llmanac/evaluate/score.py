@@ -7,8 +7,6 @@ read in windows (`evaluate/likelihood.py`). A natural text has a higher log-like
 ranking texts by it tells them apart with no training at all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

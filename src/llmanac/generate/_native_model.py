@@ -5,8 +5,6 @@ order (`kernels/infer/kinds.py`), and memory of a GGUF file is given back. Norms
 small and copied. `sync` does all of it again after the weights have changed.
 """
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,5 @@
 """The low-rank terms of requests' adapters, s (x A^T) B^T, as the compiled forward pass adds them line by line."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

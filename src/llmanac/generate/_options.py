@@ -1,6 +1,8 @@
 """From a request's options to its decoding methods, in the order in which they apply.
 
 Decoding from a part of the vocabulary: whatever is not allowed gets no probability.
+
+What a request may be constrained by: which tokens may come next, as a state that follows the text.
 """
 
 from __future__ import annotations
@@ -9,15 +11,32 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.constrain.expressions import Grammar
-from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, beam, cut, greedy, nothing
+
+
+class Constraint(Protocol):
+    """One sequence's constraint (a regular expression, a JSON Schema, a grammar); the engine makes one a sample.
+
+    It may have `copy()`, an independent constraint in the same state. Beams fork; without it a fork takes all tokens of
+    its text again.
+    """
+
+    def mask(self) -> Array:
+        """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end."""
+
+    def forced(self) -> int | None:
+        """The one token that may come next, where there is no choice and none has to be drawn; else None."""
+
+    def advance(self, token: int) -> None:
+        """Take a token that the mask allowed."""
+
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.template import Template

@@ -6,8 +6,6 @@ cannot change them; and when rounding moves a logit by d, the token changes only
 (a near-tie), while an inverse of the cumulative sum would move every one of its V boundaries.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Items

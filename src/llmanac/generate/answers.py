@@ -3,8 +3,6 @@
 A conversation within a model's context: which turns are sent, and how much room the answer has.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

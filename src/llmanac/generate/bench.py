@@ -1,7 +1,5 @@
 """How fast an engine reads and writes, beside what the machine's memory and arithmetic allow."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ the cumulative distribution at a number that is a hash of (seed, request, sample
 nothing else that runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Items
 
 import numpy as np

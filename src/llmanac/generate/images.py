@@ -10,8 +10,6 @@ row are in its state, so that rows with and without images run in one batch. A r
 and one question; a model with a chat template reads a conversation. `describe` writes after a prompt without an engine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A torch Transformer as the native runner reads it: which models fit, and their numbers by name."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields
 from typing import Any

@@ -8,8 +8,6 @@ reads the complete text again (`uncached`) and finds the same logits. `beams` ke
 state of those that go on. The engine does the same for many requests together; tests hold its tokens equal to these.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ import numpy as np
 import torch
 
 from llmanac.core.types import LanguageModel, State
-from llmanac.generate._noise import Noise
 from llmanac.generate.decoding import Array, DecodingSpec, compose, largest, log_softmax
+from llmanac.generate.requests import Noise
 from llmanac.generate.runner import on_host
 
 ROWS = ("serve/kv-cache", "decode/greedy", "decode/beam")  # whose pages show this file

@@ -6,8 +6,6 @@ reads only what is new. At least one token of a prompt is always read, since its
 nothing but keys and values of tokens that the new request has itself; only its time shows from outside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

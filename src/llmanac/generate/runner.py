@@ -1,7 +1,5 @@
 """The torch runner: runs any `LanguageModel` on its device. The rest of the engine works on arrays of the host."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace

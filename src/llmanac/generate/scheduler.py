@@ -6,8 +6,6 @@ change their place are copied. With a prefix cache the state is paged, and the b
 is not read again (`prefix_cache.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

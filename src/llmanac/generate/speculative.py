@@ -12,8 +12,6 @@ decides whether to draft at all: seconds a token are measured with and without d
 and drafting pauses where it loses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

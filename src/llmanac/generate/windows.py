@@ -4,8 +4,6 @@ Every token of a document is a target once, the first included (it follows the s
 last `stride` tokens, so every token but those of the first window sees at least `window - stride` tokens before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ checked (`web/asgi.py`), every start has a token that each form carries, and the
 that is not this server's. Answers are checked one after the other; who comes while several wait is told so.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib
@@ -40,7 +38,7 @@ from llmanac.guide.site import ASKED, ASSETS, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
-from llmanac.web.http import config
+from llmanac.web.serve import config
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "

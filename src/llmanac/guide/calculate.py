@@ -6,8 +6,6 @@ with F the FLOP/s and M the bytes/s of a machine (Williams et al. 2009, the roof
 norms, softmax and sampling come on top, so `measure` times the same steps here.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

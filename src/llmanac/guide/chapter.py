@@ -12,8 +12,6 @@ A text opens with lines `name = expression` between two lines `---`: numbers tha
 A link's target is a page of the guide without its ending (`row/ID`); `arXiv:NUMBER` becomes a link.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import math

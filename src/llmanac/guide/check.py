@@ -4,8 +4,6 @@ What is right is never typed: a number is one of the question's figures, a shape
 bug is put into a function of this package and its line is known, and a curve's form follows from its values.
 """
 
-from __future__ import annotations
-
 import ast
 import itertools
 import math

@@ -5,8 +5,6 @@ reference solution; only the inputs go into the sandbox, and what comes out is c
 or overwrite what is expected. llmanac is not there; numpy is, and an answer may return arrays.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

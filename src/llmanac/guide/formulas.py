@@ -6,8 +6,6 @@ FLOPs; norms, activations and lookups are not counted. A part without a formula 
 counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

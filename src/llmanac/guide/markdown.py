@@ -4,8 +4,6 @@ formulas (`mathml.py`).
 Everything is escaped; HTML in a text is shown, not run. Comments are left out.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from html import escape

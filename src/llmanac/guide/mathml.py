@@ -5,8 +5,6 @@ spaces or more separate formulas of a line, and what is said of them in words. W
 `x_{t-1}` indices, `sqrt(...)` a root. Where `latex2mathml` is not installed formulas stay plain text.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the guide knows of each entry of the catalogue, from the method's file and its evidence; nothing is imported."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

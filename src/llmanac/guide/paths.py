@@ -3,8 +3,6 @@
 Both are in `paths.toml`; every row that is named there is in the catalogue.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ A chapter's strength is the mean of the last rating of each of its items (1 to 4
 none. The days but the last share what was not practiced yet; what is due again comes on top, as FSRS says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta

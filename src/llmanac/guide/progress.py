@@ -7,8 +7,6 @@ The schedule is FSRS (Ye 2022, the `fsrs` package) where it is installed, else a
 not schedules, so that a better schedule can be computed from them later.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

@@ -6,8 +6,6 @@ that is computed (`values`, an expression over `math` and the other figures) or 
 them. Many have a part that is checked by the machine (`check.py`).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ a hyphen or a capital inside a word divides it (`FlashAttention`, `flash-attenti
 entry its paper counts too, as do the questions about it. Pages with less than PART of the best score are not shown.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

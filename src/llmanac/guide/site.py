@@ -1,7 +1,5 @@
 """The guide as HTML: the same pages live and as a folder that reads well without a server and without JavaScript."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 from collections import Counter

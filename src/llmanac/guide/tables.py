@@ -1,7 +1,5 @@
 """The syllabus's tables with what was measured here beside each claim; figures are read from the evidence's pages."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

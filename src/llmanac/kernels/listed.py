@@ -7,7 +7,6 @@ integers that exist already into a list, through two functions of Python's stabl
 
 # mypy: disable-error-code="call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import ctypes
 import functools

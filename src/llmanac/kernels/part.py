@@ -6,7 +6,6 @@ kernel of many parts that is a third of the time.
 
 # mypy: disable-error-code="assignment, call-overload, method-assign, misc"
 # (of numba's own types)
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial

@@ -6,7 +6,6 @@ bytes, so that reading two blocks of 64 bytes from the last character on stays i
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial

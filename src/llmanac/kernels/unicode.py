@@ -4,8 +4,6 @@ Python's `unicodedata` and the `regex` module follow other versions (older and n
 pieces, and so change ids, for characters that were assigned in between. `tools/make_unicode_tables.py` makes the table.
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

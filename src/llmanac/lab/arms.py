@@ -3,8 +3,6 @@
 An arm is a name, or a name with fields in braces; values are TOML, else text, as everywhere in the patch grammar.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Everything outside the axis comes from one base. The differences between each ar
 resolved recipes, not from what the user asked for, and a difference anywhere else is refused.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -7,8 +7,6 @@
 Two processes that want the same run share it: the second waits for the first and reads its result.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

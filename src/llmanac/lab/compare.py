@@ -5,8 +5,6 @@ compare("ffn", ["swiglu", "relu"], hold="params")
 compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib
@@ -30,12 +28,11 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, check_hold, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import StudyCache, digest, versions
-from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
-from llmanac.lab.looks import LOOKS
+from llmanac.lab.prepare import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.report import PAGE, RESULT, keep_other, write_study
-from llmanac.lab.runner import RunnerRequest, run_applied, run_steps
+from llmanac.lab.runner import RunnerRequest, parse_tune, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
-from llmanac.lab.tune import parse_tune
+from llmanac.lab.study import LOOKS
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")

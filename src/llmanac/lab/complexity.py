@@ -6,11 +6,9 @@ Each mixer is the only layer of a model without a feed-forward layer, with one r
 thread. Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are
 products (2 m n k, as `torch.utils.flop_counter` counts them; of causal attention the full square where a kernel
 computes it in one piece), FFTs (5 n log2 n) and one for each element of any other arithmetic. Compiled loops say what
-they did (`kernels/nn/operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine,
+they did (`kernels/nn/scan.py`). Bytes are the allocator's own events. Counts do not depend on the machine,
 seconds do.
 """
-
-from __future__ import annotations
 
 import math
 import time
@@ -29,7 +27,7 @@ from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
-from llmanac.kernels.nn.operations import LISTENERS
+from llmanac.kernels.nn.scan import LISTENERS
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
 from llmanac.models.forward import ATTENTION_FORMS

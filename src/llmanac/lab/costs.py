@@ -1,7 +1,5 @@
 """What a model costs, measured: peak memory of a training step, decoding speed, bytes of decoding state."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -19,8 +19,6 @@ less than `LEAST_DISTINCT` of the bigrams of the passages themselves gets no ver
 Ghazvininejad et al. 2019 (https://arxiv.org/abs/1904.09324); Wang and Cho 2019 (https://arxiv.org/abs/1902.04094).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

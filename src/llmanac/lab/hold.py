@@ -11,8 +11,6 @@ N0 parameters, and b_0 tokens, F_0 FLOPs and t_0 seconds of a step, are the base
 reported for every arm. Steps are whole, so tokens are equal to within one step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -11,8 +11,6 @@ compared with the live tensors and with the allocator's events on small models, 
 Dettmers et al. 2023, arXiv:2305.14314: QLoRA, whose figures for 65 billion parameters are 48 GB against 16 bytes each.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -14,8 +14,6 @@ Alain and Bengio 2016 (https://arxiv.org/abs/1610.01644); Hewitt and Liang 2019 
 Linzen et al. 2016 (https://arxiv.org/abs/1611.01368) for agreement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

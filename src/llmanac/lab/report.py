@@ -1,7 +1,5 @@
 """The page of a study, from its `study.json` alone: every number on it is a number there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Failure slices: plain sentences and changed ones, and how a classifier does on each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

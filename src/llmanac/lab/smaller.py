@@ -3,8 +3,6 @@
 What a count reaches on the text of a study: what is better below that level may not be so above it.
 """
 
-from __future__ import annotations
-
 import gzip
 import shlex
 from collections.abc import Callable, Mapping
@@ -16,8 +14,7 @@ from llmanac.core.device import gemm_rate, resolve_dtype
 from llmanac.core.spec import diff
 from llmanac.evaluate.baselines import join, ngram_bits
 from llmanac.lab.budget import BudgetError, Speed
-from llmanac.lab.command import toml_value
-from llmanac.lab.prepare import PreparedArms
+from llmanac.lab.prepare import PreparedArms, toml_value
 from llmanac.recipes.plan import SHAPES, parameter_count, shaped
 from llmanac.train.plan import USED, flops_per_token
 

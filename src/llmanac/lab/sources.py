@@ -4,8 +4,6 @@ A run's code is the files of the Specs in its tree, the trainer's, and every llm
 blank lines and docstrings do not count: code that is explained better does not run again.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -18,8 +18,6 @@ at most `alpha` however many arms it has. Verdicts:
     loses text     the arm (or the baseline) does not reproduce its text, so its numbers are not about that text
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

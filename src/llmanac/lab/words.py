@@ -1,7 +1,5 @@
 """The text of a study: numbers with units, verdicts, the one-line summary, warnings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

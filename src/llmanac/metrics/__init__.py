@@ -1,7 +1,5 @@
 """Metrics: formulas over plain arrays. They call no model; the caller passes what the model returned."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Texts as ranges of one array of token ids: what the kernels of ROUGE, BLEU and chrF read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

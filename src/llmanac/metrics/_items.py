@@ -1,7 +1,5 @@
 """What is measured, and its values by item (a held-out document, row or example)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ take off suffixes; of the rules of a step only the first whose suffix fits is lo
 suffix stripping. Cost is linear in the length of a word.
 """
 
-from __future__ import annotations
-
 import functools
 
 _IRREGULAR = {

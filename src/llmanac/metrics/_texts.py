@@ -1,7 +1,5 @@
 """How long a text is, in the units that likelihoods are divided by."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

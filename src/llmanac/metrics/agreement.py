@@ -8,8 +8,6 @@ an item, with the frequencies of all raters together. 1 is full agreement, 0 tha
 Cohen 1960; Cohen 1968 (weights); Fleiss 1971.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

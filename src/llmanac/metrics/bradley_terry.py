@@ -9,8 +9,6 @@ Intervals: battles drawn again.
 Bradley & Terry 1952; Newman 2023, Efficient computation of rankings from pairwise comparisons.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

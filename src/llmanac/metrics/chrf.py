@@ -10,8 +10,6 @@ reference, and matches of each order.
 Popović 2015, chrF; Popović 2017, chrF++.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

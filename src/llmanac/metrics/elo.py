@@ -7,8 +7,6 @@ the same data better. Intervals: battles drawn again, each time in another order
 Elo 1978, The rating of chessplayers, past and present.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -9,8 +9,6 @@ without its context is subtracted (pointwise mutual information; Holtzman et al.
 Shapes: `logprobs` (T,) -> a number; a ragged list of N such arrays -> (N,).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

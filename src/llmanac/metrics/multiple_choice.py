@@ -10,8 +10,6 @@ rows of log-likelihoods -> (S,) chosen numbers.
 Holtzman et al. 2021, arXiv:2104.08315.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -9,8 +9,6 @@ It measures that code does what its tests ask for, and is limited by them.
 Chen et al. 2021, arXiv:2107.03374, section 2.1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ more than a short one. Per token, two models can be compared only with the same 
 byte, which is H itself with N in bytes) any two can. Jelinek et al. 1977.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ What can be skipped is decided from the smallest and largest positions of a bloc
 tile whose keys are all seen by all of its queries needs no mask; masks of the others are made when they are read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch.nn.functional as F

@@ -3,8 +3,6 @@
 Fields: https://huggingface.co/docs/hub/model-cards. `library_name` is transformers where that reads the folder.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -52,14 +50,19 @@ def write_card(folder: Path, text: str, scores: Sequence[tuple[str, str, float]]
     write_text(folder / CARD, f"---\n{lines}---\n\n{text.strip()}\n")
 
 
-def first_card(folder: Path, config: Mapping[str, Any], origin: str | None) -> None:
-    """The card of a model that is written now, from its config.json and what it was made from."""
-    kind, architecture = config["model_type"], config["architectures"][0]
+def first_card(folder: Path, title: str, text: str = TEXT, origin: str | None = None, **fields: Any) -> None:
+    """The card of what is written now, with licence and name of what it was made from."""
     known = {"license": metadata(folder).get("license"), **(_known(origin) if origin else {})}
-    write_card(
-        folder, f"# {kind}, {architecture}\n\n{TEXT}", library_name=TAG if kind.startswith(TAG) else "transformers",
+    write_card(folder, f"# {title}\n\n{text}", license=known["license"], base_model=known.get("base_model"), **fields)
+
+
+def model_card(folder: Path, config: Mapping[str, Any], origin: str | None) -> None:
+    """The first card of a language model, from its config.json and what it was made from."""
+    kind, architecture = config["model_type"], config["architectures"][0]
+    first_card(
+        folder, f"{kind}, {architecture}", origin=origin, tags=[TAG, *({kind} - {TAG})],
+        library_name=TAG if kind.startswith(TAG) else "transformers",
         pipeline_tag=next((tag for end, tag in TASKS.items() if architecture.endswith(end)), "text-generation"),
-        tags=[TAG, *({kind} - {TAG})], license=known["license"], base_model=known.get("base_model"),
     )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """torch.compile, where it is wanted and possible: on the CPU it builds C++ code, so it needs a compiler."""
 
-from __future__ import annotations
-
 from torch import nn
 
 NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX"

@@ -1,7 +1,5 @@
 """The small files of a model's folder, read within bounds: config.json, llmanac.json, generation_config.json."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ A layer casts its matrix to the dtype of its input, so a float32 matrix that no 
 Held in bfloat16 it takes half the memory, and where the model computes in bfloat16 its outputs are the same numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar

@@ -4,8 +4,6 @@ Weights are kept in their own dtype (float32 while training); a layer computes i
 weights to it. So the one cast at the embedding sets the precision of the model, without autocast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 

@@ -4,8 +4,6 @@ A config is untrusted. The model is first built without memory (on the meta devi
 is compared with the files' headers, and tensors are read only if all of them fit.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """Where a model is: in a run's folder, in a folder of its own, in a .gguf file, or on the hub."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -8,8 +8,6 @@ computed again. Maps of one x share it, and x A^T and the gradients that it ente
 may be packed: it is dequantized tile by tile in both passes.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -5,8 +5,6 @@
 - An empty context is the start token (bos, else eos). Where the tokenizer's texts begin with bos, a context does too.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import DataError

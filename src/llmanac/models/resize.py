@@ -1,7 +1,5 @@
 """More rows for a vocabulary that has grown: `resize_embeddings`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

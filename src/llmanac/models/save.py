@@ -6,8 +6,6 @@ A model in a family's shape is written as that family, so that transformers load
 Each file is renamed into place once it is complete, the config last.
 """
 
-from __future__ import annotations
-
 import json
 from functools import reduce
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.models.card import first_card
+from llmanac.models.card import model_card
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
 from llmanac.models.folder import RECORD, TOKENS, record_of, sums_of
@@ -122,7 +120,7 @@ def write_model(
         raise LlmanacError(f"{folder}: cannot write ({error.strerror or error})") from error
     files.write_json(folder / RECORD, record_of(model, sums))
     files.write_json(folder / "generation_config.json", model.generation)
-    first_card(folder, config, model.origin)
+    model_card(folder, config, model.origin)
     files.write_json(folder / "config.json", config)
     return folder
 

@@ -6,8 +6,6 @@ The map starts at N(0, 1 / (D + 1)), as in Stiennon et al. 2020 (arXiv:2009.0132
 spread of about 1. A folder of it is Hugging Face's layout for one label: the trunk's, with `score.weight`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Self
 

@@ -4,8 +4,6 @@ Its n places come first in the row: the tokens after them count their positions 
 reads them each time, with gradients; a state takes them in when a row's first tokens are read, and keeps them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol

@@ -1,7 +1,5 @@
 """Which linear maps of a model a list of name patterns means."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase

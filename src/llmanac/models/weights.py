@@ -4,8 +4,6 @@ A header is cheap: names, shapes and types of all tensors in a few kilobytes. So
 known before memory is taken, and what a config asks for can never cost more than what the files really hold.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass

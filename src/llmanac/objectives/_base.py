@@ -3,8 +3,6 @@
 How rows of tuning become tokens and loss masks: a reader needs a tokenizer and no model; losses take its output.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ class ObjectiveSpec(Spec):
 
     kind = "objective"
     on, on_policy = cast(Any, "assistant"), 0.0  # fields of some
+    gives_source: ClassVar[bool] = False  # whether its batches are for an encoder and a decoder
     special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
     def reader(self, tokenizer: Any) -> Any:

@@ -5,8 +5,6 @@ What is drawn for a row of a stream depends on the seed, the epoch and the row's
 other row (a held-out one) depends on its tokens, so it is the same at every measurement.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass

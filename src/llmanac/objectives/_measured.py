@@ -7,8 +7,6 @@
 The defaults are packed rows of tokens and the objective's own loss. `OfText` is the measure of every next-token loss.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What preference objectives have in common: rows of answers, their log-probabilities, and the reference's."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The prompt runs as one row whose keys and values are kept, with their graph; the
 values and gradients are those of complete rows but for rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

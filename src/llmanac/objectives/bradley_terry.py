@@ -73,27 +73,27 @@ class PairRows(AnswerRows):
 class RewardPairs(Batch):
     """Chosen answers, then rejected ones; `margins` (n,)."""
 
-    margins: Tensor | None = None
+    margins: Tensor
 
 
 class BradleyTerry(Preference):
     """See the module. The batch holds complete texts: inputs reach their last token."""
 
-    def collate(self, rows: Sequence[Any]) -> RewardPairs:
+    def collate(self, rows: Sequence[Any]) -> Batch:
         encoded = self.read(rows)
         ids = [answers[n][0] for n in range(2) for answers in encoded]
         targets = [np.where(answers[n][1], answers[n][0], IGNORE) for n in range(2) for answers in encoded]
         batch = Batch.padded(ids, targets)
-        margins = None if self.spec.margin is None else torch.tensor([row[-1] for row in encoded])
-        return RewardPairs(**vars(batch), margins=margins)
+        if self.spec.margin is None:
+            return batch
+        return RewardPairs(**vars(batch), margins=torch.tensor([row[-1] for row in encoded]))
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Metrics: how often the chosen answer scores higher, both scores, their distance."""
-        assert isinstance(batch, RewardPairs)
         last = model.values(batch).gather(1, batch.last[:, None]).squeeze(1)
         better, worse = self.halves(last)
         apart = better - worse
-        losses = -F.logsigmoid(apart if batch.margins is None else apart - batch.margins)
+        losses = -F.logsigmoid(apart - batch.margins if isinstance(batch, RewardPairs) else apart)
         if self.spec.centre:
             losses = losses + self.spec.centre * (better + worse).square()
         metrics = {

@@ -44,9 +44,13 @@ class Spec(ObjectiveSpec):
 
     form: Literal["mask", "source"] = "mask"
 
+    @property
+    def gives_source(self) -> bool:  # type: ignore[override]
+        return self.form == "source"
+
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> PrefixObjective:
-        """The objective; it needs no tokenizer."""
-        return PrefixObjective(self)
+        """The objective; a tokenizer says what stands around a source."""
+        return PrefixObjective(self, tokenizer)
 
 
 class Sequential(Drawn):
@@ -70,9 +74,9 @@ class Sequential(Drawn):
 class PrefixObjective(Sequential):
     """The objective; see the module's formula."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, tokenizer: Any = None) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.tokenizer = spec, tokenizer
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         """Rows of a stream, packed rows, token ids or `(ids, loss mask)` -> a batch with prefixes.
@@ -87,9 +91,13 @@ class PrefixObjective(Sequential):
         if self.spec.form == "source":
             targets = [np.where(piece.loss[k:], piece.ids[k:], IGNORE) for piece, k in cut]
             ids = [np.concatenate([[0], piece.ids[k:-1]]) for piece, k in cut]  # the model's start token goes first
-            return replace(Batch.padded(ids, targets), source=Batch.padded([piece.ids[:k] for piece, k in cut]))
+            return replace(Batch.padded(ids, targets), source=Batch.padded([self._source(p.ids[:k]) for p, k in cut]))
         targets = [
             np.where(piece.loss[1:] & (np.arange(1, len(piece.ids)) >= k), piece.ids[1:], IGNORE) for piece, k in cut
         ]
         batch = Batch.padded([piece.ids[:-1] for piece, _ in cut], targets)
         return replace(batch, mask="prefix", prefix=torch.tensor([k for _, k in cut]))
+
+    def _source(self, ids: np.ndarray) -> Any:
+        """What the encoder reads, as it will when it is asked to write."""
+        return ids if self.tokenizer is None else self.tokenizer.template.apply(ids.tolist())[0]

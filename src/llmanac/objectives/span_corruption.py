@@ -43,6 +43,7 @@ class Spec(ObjectiveSpec):
     """rate: how many of the tokens are cut out; mean: tokens of a span."""
 
     special_tokens: ClassVar[tuple[str, ...]] = tuple(f"<extra_id_{n}>" for n in range(SENTINELS))
+    gives_source: ClassVar[bool] = True
 
     rate: float = 0.15
     mean: float = 3.0

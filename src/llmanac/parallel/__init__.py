@@ -8,8 +8,6 @@
 Rank 0 runs the one training loop and sends each step's rows; the other ranks compute (`train/team.py`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +32,9 @@ class ParallelSpec(Spec):
         activations: under `tensor`, whether what is between attention and feed-forward layers is split along the
             sequence (sequence parallelism) or held by every rank.
         schedule: the order of micro-batches in a pipeline; interleaved and zero-bubble give each rank two stages.
-        checkpoints: whether rank 0 collects and writes all weights and moments, or each rank writes its parts of them
-            to a disk that all ranks see. Either opens on any mesh.
+        checkpoints: whether rank 0 collects and writes all weights and moments, or does so while the next steps are
+            computed (asynchronous), or each rank writes its parts of them to a disk that all ranks see. Any opens on
+            any mesh.
         timeout: seconds that a rank may keep the others waiting before the run ends with an error that names it.
     """
 
@@ -46,7 +45,7 @@ class ParallelSpec(Spec):
     weights: Literal["sharded", "replicated"] = "sharded"
     activations: Literal["split", "replicated"] = "split"
     schedule: Schedule = "1f1b"
-    checkpoints: Literal["collected", "parts"] = "collected"
+    checkpoints: Literal["collected", "asynchronous", "parts"] = "collected"
     timeout: int = 120
 
     ranges = within(COUNT, "data context tensor pipeline timeout")

@@ -9,8 +9,6 @@ as many as there are stages, so that stages compute at the same time (GPipe's or
 is computed by one stage after the other.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Sequence
 from dataclasses import replace

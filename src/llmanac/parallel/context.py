@@ -10,8 +10,6 @@ parallelism over data x context ranks, since each gradient is a sum over tokens.
 arXiv:2407.21783, section 3.3.2.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Further ranks as processes of this machine; torchrun does the same over several machines."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ BEAT = 1.0  # seconds between two signs of life
 AXES = ("pipeline", "data", "tensor")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "send", "recv", "isend", "irecv", "wait")
 FOREVER = timedelta(days=365)
+LOST, COMPUTING = "lost another rank", " computing"
 
 
 class Mesh:
@@ -63,6 +65,7 @@ class Mesh:
         if self.rank == 0:
             self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
         self.store.set(f"process/{self.rank}", str(os.getpid()))
+        self.store.set(f"machine/{self.rank}", platform.node())
         group = dist.PrefixStore("group", self.store)
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
@@ -76,10 +79,13 @@ class Mesh:
             names = ("outer", "context", "inner")
             sizes = (spec.pipeline * spec.data, spec.context, spec.tensor)
             self._context = init_device_mesh(device.type, sizes, mesh_dim_names=names)["context"]
+        # read now: once a rank is lost, the store may be lost too
+        self.machines = [name.decode() for name in self.store.multi_get([f"machine/{r}" for r in range(world)])]
         launch.joined.set()
         self.commands = 0
         self.doing = "starting"
         self.lost = ""  # which rank stopped, and in what
+        self._heard = time.monotonic()  # when rank 0 last gave a sign of life
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._live, daemon=True)
         self._beating.start()
@@ -140,6 +146,7 @@ class Mesh:
         Raises:
             TrainingError: another rank stopped.
         """
+        threading.Thread(target=self._end_without_first, daemon=True).start()
         try:
             obey = start(self)
             while (command := self.receive())["do"] != "exit":
@@ -152,12 +159,34 @@ class Mesh:
     # signs of life
 
     def _live(self) -> None:
-        """Tell the store once a second what this rank is doing, on a connection of its own."""
+        """Tell the store once a second what this rank is doing, on a connection of its own; listen to rank 0."""
         with contextlib.suppress(Exception):  # the store has gone: the main thread finds out by itself
-            store, beat = self.store.clone(), 0
+            store, beat, heard = self.store.clone(), 0, b""
+            store.set_timeout(timedelta(seconds=self.spec.timeout))
             while not self._ended.wait(BEAT if beat else 0):
                 beat += 1
-                store.set(f"alive/{self.rank}", f"{beat} {self.doing}")
+                store.set(f"alive/{self.rank}", f"{beat} {self.doing}{'' if self._waits() else COMPUTING}")
+                if self.rank and heard != (heard := store.get("alive/0")):
+                    self._heard = time.monotonic()
+
+    def _waits(self) -> bool:
+        """Whether the main thread waits for other ranks, by the functions that it is in."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame is not None and not _is_collective(frame.f_code.co_filename, frame.f_code.co_name):
+            frame = frame.f_back
+        return frame is not None or self.doing in ("waiting", LOST)
+
+    def _end_without_first(self) -> None:
+        """Of the other ranks: end where rank 0 gives no sign while this rank waits for a command.
+
+        A machine that is cut off closes no connection, and torch waits for the store without an end.
+        """
+        while not self._ended.wait(BEAT):
+            seconds = time.monotonic() - self._heard
+            if self.doing == "waiting" and seconds > self.spec.timeout + 3 * BEAT:
+                said = f"llmanac: rank {self.rank}: parallel: {self._named([0])} gave no sign for {seconds:.0f} s"
+                print(said, file=sys.stderr, flush=True)
+                os._exit(3)
 
     @contextlib.contextmanager
     def working(self, doing: str) -> Iterator[None]:
@@ -173,6 +202,7 @@ class Mesh:
             if isinstance(error, NotImplementedError) or not _is_of_ranks(error):
                 raise
             seconds, where = time.monotonic() - begin, f"{doing}{_collective(error)}"
+            self.doing = LOST
             self.lost = f"{self._missing()} in {where}, after {seconds:.0f} s"
             raise TrainingError(
                 f"parallel: {self.lost} (parallel.timeout is {self.spec.timeout} s). Steps up to the last checkpoint "
@@ -180,16 +210,29 @@ class Mesh:
             ) from error
 
     def _missing(self) -> str:
-        """Which rank does not answer."""
+        """Which rank does not answer; rank 0, which has the store, where nothing does."""
+        found: list[str] = []
+        asking = threading.Thread(target=lambda: found.append(self._asked()), daemon=True)
+        asking.start()
+        asking.join(10 * BEAT)  # through a network that is cut, the store's own functions never end
+        return found[0] if found else f"{self._named([0])} stopped or cannot be reached"
+
+    def _asked(self) -> str:
         others = [rank for rank in range(self.spec.ranks) if rank != self.rank]
         before = self._beats(others)
         time.sleep(2.5 * BEAT)
         after = self._beats(others)
         silent = [rank for rank in others if after.get(rank) is None or before.get(rank) == after[rank]]
         if silent:
-            return f"rank {', '.join(map(str, silent))} stopped or hangs"
-        doing = {rank: text.partition(" ")[2] for rank, text in after.items() if text}
-        return f"rank {others[0]} is slow or waits" if len(others) == 1 else f"no rank died ({doing}), one is too slow"
+            return f"{self._named(silent)} stopped or hangs"
+        if slow := [rank for rank, text in after.items() if text and text.endswith(COMPUTING)]:
+            return f"no rank died, {self._named(slow)} is too slow"
+        return "no rank died and all wait, the network is too slow"
+
+    def _named(self, ranks: Sequence[int]) -> str:
+        """Ranks and, where there are several, their machines."""
+        several = len(set(self.machines)) > 1
+        return "rank " + ", ".join(f"{rank} ({self.machines[rank]})" if several else str(rank) for rank in ranks)
 
     def _beats(self, ranks: Sequence[int]) -> dict[int, str | None]:
         found: dict[int, str | None] = {}
@@ -246,8 +289,11 @@ def _rendezvous() -> tuple[Any, int]:
 def _collective(error: BaseException) -> str:
     """The function of torch.distributed in which an error was raised, in brackets; nothing where it was elsewhere."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
-    names = (f.name for f in frames if f"distributed{os.sep}" in f.filename)
-    return next((f" ({name})" for name in names if name.startswith(COLLECTIVES)), "")
+    return next((f" ({f.name})" for f in frames if _is_collective(f.filename, f.name)), "")
+
+
+def _is_collective(file: str, function: str) -> bool:
+    return f"distributed{os.sep}" in file and function.startswith(COLLECTIVES)
 
 
 def _is_of_ranks(error: BaseException) -> bool:
@@ -270,8 +316,11 @@ def describe(batches: Sequence[Batch]) -> list[dict[str, Any]]:
     """
     out = []
     for batch in batches:
-        if not isinstance(batch, Batch) or batch.ids is None or batch.source is not None:
-            raise SpecError("parallel: only batches of token ids are divided over processes; set parallel to 1 x 1 x 1")
+        if type(batch) is not Batch or batch.ids is None or batch.source is not None:
+            raise SpecError(
+                f"parallel: only batches of token ids alone are divided over processes, and no {type(batch).__name__}; "
+                "leave --processes and parallel out"
+            )
         shapes = {n: (list(v.shape), str(v.dtype)) for n in FIELDS if (v := getattr(batch, n)) is not None}
         out.append({"fields": shapes, "mask": batch.mask})
     return out

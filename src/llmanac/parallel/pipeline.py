@@ -15,8 +15,6 @@ at least 2 p - 1 micro-batches; those that are not there leave holes, so that wi
 torch.distributed.pipelining; layers are cut so that the largest stage has the fewest counted FLOPs.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -20,8 +20,6 @@ The time of a step is computing / (1 - bubble) + sent / bandwidth: nothing is se
 an upper estimate of the second term. `rate` is what a device reaches, not what its maker says.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ before the next product, the same bytes with 1 / n of the memory. The loss is co
 Shoeybi et al. 2019, arXiv:1909.08053, section 3; Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.
 """
 
-from __future__ import annotations
-
 import types
 from typing import Any, Literal
 

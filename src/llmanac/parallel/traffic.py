@@ -18,8 +18,6 @@ has two pairs of an all-gather and a reduce-scatter forward and two backward, th
 (four with replicated activations), the loss three all-reduces of a number a token.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.distributed as dist

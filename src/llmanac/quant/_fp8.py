@@ -5,8 +5,6 @@
 Files are read, not written: a model that has them is saved dense.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """4-bit codes with scales of groups, and their tensors in GPTQ checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self

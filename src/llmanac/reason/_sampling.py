@@ -1,7 +1,5 @@
 """Samples of many prompts in one batch, and what is chosen among the samples of one question."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -10,8 +10,6 @@ Cost: the prompt once, N answers, and what the verifier reads.
 Stiennon et al. 2020, arXiv:2009.01325; Cobbe et al. 2021, arXiv:2110.14168; Gao et al. 2022, arXiv:2210.10760.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -12,8 +12,6 @@ step to write, and at its context. Cost: the prompt, thought, what was forced, a
 Muennighoff et al. 2025, arXiv:2501.19393 (budget forcing).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

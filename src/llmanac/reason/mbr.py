@@ -10,8 +10,6 @@ Cost: the prompt once, N texts, and for BERTScore what the encoder reads; N^2 ut
 Kumar & Byrne 2004; Eikema & Aziz 2020, arXiv:2005.10283; Bertsch et al. 2023, arXiv:2310.01387.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

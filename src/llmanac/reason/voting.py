@@ -10,8 +10,6 @@ free text has no majority.
 Cost: the prompt once and N answers. Wang et al. 2022, arXiv:2203.11171; weighted: Li et al. 2022, arXiv:2206.02336.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

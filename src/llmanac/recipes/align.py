@@ -7,8 +7,7 @@ The same command, folder and training as fine-tuning (`recipes/tune.py`); what d
     prompt, and columns that the reward reads      answers are sampled from the model that is trained
 """
 
-from __future__ import annotations
-
+import copy
 import dataclasses
 import math
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 import torch
 
+from llmanac.adapters import applied
 from llmanac.core import registry
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import DataError, LlmanacError, SpecError
@@ -64,9 +64,9 @@ class AlignSpec(TuneSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.parallel.ranks > 1:
-            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         sampled = self.objective.name == "policy-gradient"
+        if sampled and self.parallel.ranks > 1:
+            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         if sampled and self.reward is None:
             raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")
         for name in ("reward", "truth"):
@@ -180,7 +180,8 @@ class Preferred(Aligning):
         count = min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS)
         if asked.train.batch_tokens == TrainSpec().batch_tokens:  # left open, as in a tuning
             count = min(count, len(rows.train) // STEPS_AN_EPOCH)
-        count = max(2, count)
+        each = asked.parallel.data  # ranks have equally many rows
+        count = max(2, count, each) // each * each
         settled = dataclasses.replace(
             asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
         )
@@ -214,14 +215,17 @@ class Preferred(Aligning):
         return ItemSums(sums, units)
 
     def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
-        if isinstance(self.model, ScalarModel) and self.asked.adapter is not None:
-            from llmanac.adapters import applied
-
+        trained = self.model
+        if isinstance(trained, ScalarModel):
+            if stopped is not None:  # the training goes on, with the adapter and the scores as they are
+                self.model = copy.deepcopy(trained)
             for change in applied(self.model.trunk):
                 change.merge()
-        if isinstance(self.model, ScalarModel):
             self._normalise()
-        super()._keep(stopped)
+        try:
+            super()._keep(stopped)
+        finally:
+            self.model = trained
 
     @torch.no_grad()
     def _normalise(self) -> None:

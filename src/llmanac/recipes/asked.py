@@ -1,7 +1,5 @@
 """The recipe of a tuning or an alignment from what a command line or Python names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

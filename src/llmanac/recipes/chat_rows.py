@@ -8,8 +8,6 @@
 (`[{"type": "text", "text": ...}]`) becomes its text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

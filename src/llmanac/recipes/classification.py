@@ -1,7 +1,5 @@
 """Training a classifier by the one training loop."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

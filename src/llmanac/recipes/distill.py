@@ -6,8 +6,6 @@ rows (rejection sampling; Yuan et al. 2023, arXiv:2308.01825), so no wrong one r
 with the student's tokenizer.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """What this machine has and how fast it really is, and what is missing for which use."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import shutil

@@ -3,8 +3,6 @@
 `results.json` of a run: everything that the report says, from what the stages left.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Iterable

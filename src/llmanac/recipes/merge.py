@@ -1,7 +1,5 @@
 """An adapter folded into its model, and written as a model of its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -25,8 +25,8 @@ from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
 from llmanac.data.pack import MixedRows, PackedStream
+from llmanac.data.pipeline.finish import load_manifest
 from llmanac.data.pipeline.records import read_output
-from llmanac.data.pipeline.report import load_manifest
 from llmanac.data.split import split
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts

@@ -7,8 +7,6 @@ vq-vae                an image
 dall-e, diffusion     a caption and the image to be drawn
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """A small classifier of scenes, which judges generated and reconstructed images, and distances in its features."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

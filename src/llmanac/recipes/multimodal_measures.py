@@ -3,8 +3,6 @@
 `measure` gives tables of numbers (`scores`: side -> name -> value) and pictures for the report (`ShownPictures`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

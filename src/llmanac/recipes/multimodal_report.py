@@ -1,7 +1,5 @@
 """`report.html` of a multimodal run: scores, pictures with what the model made of them, curves."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A trained model of images in use: its texts, its pixels, and captions, labels and drawings from files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

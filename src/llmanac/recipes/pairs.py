@@ -1,7 +1,5 @@
 """Fine-tuning on the user's own pairs: rows as `llmanac tune` reads them (`tune_rows.py`), part of them held out."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@
 was prepared once. What is read, trained on and measured is the objective's choice (`objectives/_measured.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

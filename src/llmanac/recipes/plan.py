@@ -5,8 +5,6 @@ about `TOKENS_PER_PARAMETER` tokens a parameter, far below the 20 of compute-opt
 the same text is read several times (docs/log.md has the runs that show this). So N = sqrt(C / 6r).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import tempfile
@@ -24,9 +22,8 @@ from llmanac.core.spec import dump
 from llmanac.data.pack import ListStream
 from llmanac.models.mixers import HeadsSpec, SharedHeadsSpec
 from llmanac.train.calibration import preserve_random_state
-from llmanac.train.plan import MICRO_TOKENS, set_attention, settled_numerics
+from llmanac.train.plan import MICRO_TOKENS, divides, set_attention, settled_numerics
 from llmanac.train.step import Stepper
-from llmanac.train.threads import divides
 
 TOKENS_PER_PARAMETER = 1.5
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size

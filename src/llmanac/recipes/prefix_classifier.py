@@ -1,7 +1,5 @@
 """The classifier of beginnings that FUDGE needs, trained on labelled texts (`generate/constrain/fudge.py`)."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """A model in fewer bits: quantized, compared with the original on text, and written as a folder or a .gguf file."""
 
-from __future__ import annotations
-
 import copy
 import math
 import statistics

@@ -6,8 +6,6 @@ The mean over all subsets is an unbiased estimate of what k fresh samples give. 
 as many are drawn at random, which is unbiased too. Nothing is sampled again.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -1,7 +1,5 @@
 """`report.html` and the model's `README.md` of a run, from its `results.json` alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

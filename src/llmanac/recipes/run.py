@@ -4,8 +4,6 @@ The forms are one table. What is the same for all (reading, patches, the folder'
 change) is here and in `RunFolder`; what is done in the folder is the form's `work`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Stated fields are kept; the others (the model's size, the number of steps) are p
 step and written into the run's `resolved.toml`, which states everything.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What a run of `specialize` leaves for people and other programs: scores, a page, a model card, a Modelfile."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence

@@ -12,9 +12,9 @@ was killed goes on with the first that is missing; the tuning has a folder of it
     model-KIND.gguf, Modelfile            the exports, and what Ollama reads; exports.json has their sizes
     asked.json, verified.json
     results.json, report.html, merged/README.md
-"""
 
-from __future__ import annotations
+A model and its tokenizer in a Hugging Face family's own layout, or as a GGUF file.
+"""
 
 import dataclasses
 import json
@@ -26,22 +26,26 @@ from typing import Any, Literal
 
 from llmanac.adapters import AdapterSpec
 from llmanac.core import files, spec
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import CheckpointError, DataError, LlmanacError, SpecError
+from llmanac.core.files import atomic_folder
+from llmanac.core.outputs import check_new
 from llmanac.core.progress import Report
 from llmanac.core.ranges import COUNT, INSIDE, POSITIVE, seconds, within
 from llmanac.core.run_folder import NothingKept, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
 from llmanac.evaluate.divergence import SHORTEST, windows
-from llmanac.models.gguf.write import TYPES
-from llmanac.models.load import load_model
+from llmanac.models.gguf.write import TYPES, export_gguf
+from llmanac.models.lm.transformer import Transformer
+from llmanac.models.load import export_model, load_model
 from llmanac.models.locate import GGUF, locate
+from llmanac.quant.gptq import importance
 from llmanac.recipes import specialist
 from llmanac.recipes.chat_rows import can_chat
-from llmanac.recipes.convert import convert
 from llmanac.recipes.linting import lint
 from llmanac.recipes.linting.rows import messages_of
 from llmanac.recipes.merge import merge
+from llmanac.recipes.quantize import CALIBRATION, LENGTH
 from llmanac.recipes.report import heading
 from llmanac.recipes.tune import TUNING, TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec, encode_rows, held_out, read_rows
@@ -54,6 +58,54 @@ from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.questions import questions_of
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
+
+
+def convert(
+    source: str,
+    target: Path,
+    family: str,
+    kind: str = "f16",
+    ignore: Sequence[str] = (),
+    calibration: Sequence[str] | None = None,
+) -> Any:
+    """Load `source` (a run's or model's folder, a .gguf file, or a hub model), write `target`; returns the model.
+
+    Args:
+        family: of the folder to write, or gguf for a file, whose name ends in .gguf.
+        kind: of the file's weights: one of `models.gguf.write.TYPES`.
+        calibration: texts; errors in a column weigh as much as what it is multiplied with there.
+        ignore: keys of config.json; see `load_model`.
+
+    Raises:
+        LlmanacError: the target exists, or the model does not fit the family.
+    """
+    check_new(target, "TARGET")
+    if (family == "gguf") != (target.suffix == GGUF):
+        raise LlmanacError(f"{target}: a GGUF file ends in {GGUF}, and nothing else does")
+    place, tokens = locate(source)
+    model = load_model(place, ignore=ignore)
+    tokenizer = load_tokenizer(tokens)
+    try:
+        if family == "gguf":
+            seen = None
+            if calibration is not None:
+                length = min(LENGTH, model.max_length or LENGTH)
+                seen = importance(
+                    model, windows(calibration, tokenizer, length, CALIBRATION, "--calibration").batches()
+                )
+            export_gguf(model, tokenizer, target, kind, seen)
+            return model
+        with atomic_folder(target) as folder:
+            export_model(model, folder, family=family)
+            tokenizer.save(folder)
+    except CheckpointError as error:
+        if not isinstance(model, Transformer) or model.spec.head.name != "pointer":
+            raise
+        raise CheckpointError(
+            f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"
+        ) from None
+    return model
+
 
 STOPS = ("mixed-forms", "no-answer", "unknown-role", "unreadable-row")  # what lint says that tuning must not go on with
 TUNED, SWEPT = 0.6, 0.2  # shares of a budget

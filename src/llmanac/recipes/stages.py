@@ -1,7 +1,5 @@
 """The stages of a run. Each writes its result atomically, so a killed run resumes after the last finished stage."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Callable

@@ -6,8 +6,6 @@ finishes; less is measured then, and the run prints that. Compiling kernels is d
 not part of the budget.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

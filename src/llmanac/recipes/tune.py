@@ -28,7 +28,7 @@ from llmanac.core.progress import Report, progress, time_without_once
 from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import RECIPE, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
-from llmanac.core.types import evaluating
+from llmanac.core.types import capabilities, evaluating
 from llmanac.data.pack import PackedStream
 from llmanac.metrics import ItemSums
 from llmanac.models.freeze import freeze
@@ -255,7 +255,12 @@ class Tuning:
         return self.model
 
     def objective(self) -> Any:
-        """What is trained for, with its further models; on rows that `reader` has read."""
+        """What is trained for, with its further models; SpecError where a model reads a source and none is given."""
+        if capabilities(self.load()).reads_source and not self.asked.objective.gives_source:
+            raise SpecError(
+                f"objective: {self.asked.objective.name} is about one text, and {self.asked.model} reads a source and "
+                "writes an answer; `llmanac tune` trains it with -s objective=prefix -s objective.form=source"
+            )
         return self.asked.objective.build(
             tokenizer=self.tokenizer, models=self.models() or None, student=self.load(), reader=self.reader
         )

@@ -4,8 +4,6 @@ A share of the machine's memory decides, so that the same command computes the s
 is free, what is free does, and it is said.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

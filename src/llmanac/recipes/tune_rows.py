@@ -1,7 +1,5 @@
 """Rows to fine-tune on: a file with TRL's columns, encoded with its loss mask, cut to length, part of it held out."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """What a tuning gives: the rows it read, what it trained, what was measured before and after."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Kernels are compiled where they are first called, and kept (`kernels/cache.py` s
 a few words or a tiny model; what is kept already is read. Nothing here needs torch but `training` and `models`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import time

@@ -1,7 +1,5 @@
 """Finding passages: given texts and a query, which texts speak of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 

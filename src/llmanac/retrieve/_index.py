@@ -1,7 +1,5 @@
 """An index on disk: `index.json` (format, Spec, vocabulary) and `index.safetensors` (its arrays)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar

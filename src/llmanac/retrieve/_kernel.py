@@ -5,7 +5,6 @@ Both equal the array forms in `tests/references/test_bm25.py`.
 
 # mypy: disable-error-code="call-arg"
 # (numba types intrinsics itself)
-from __future__ import annotations
 
 import functools
 

@@ -1,7 +1,5 @@
 """Numbers of words: the first word is 0, the next new one 1, ...; a compiled hash table over the words' bytes."""
 
-from __future__ import annotations
-
 import functools
 import secrets
 from collections.abc import Iterable, Sequence

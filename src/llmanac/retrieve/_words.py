@@ -1,7 +1,5 @@
 """Texts as lists of words, for lexical retrieval over prose and code alike."""
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

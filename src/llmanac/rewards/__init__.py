@@ -4,8 +4,6 @@ reward = make_method("reward", {"name": "exact-match", "convention": "gsm8k"}).b
 reward([Sample(row={"answer": "42"}, prompt="6 * 7 =", text=" 42", finished=True)])      # [Score(1.0)]
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

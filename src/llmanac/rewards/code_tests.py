@@ -9,8 +9,6 @@ before its tests, or reports a pass itself, earns nothing; `docs/sandbox.md` say
 Le et al. 2022, arXiv:2207.01780 (CodeRL): unit tests as a reward.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

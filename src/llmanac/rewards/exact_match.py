@@ -6,8 +6,6 @@ Conventions (`metrics/answers`): squad (lower case, no articles or punctuation),
 blind to every right answer that the convention does not find.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

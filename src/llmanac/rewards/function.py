@@ -10,8 +10,6 @@ The file is run: it is the user's own code, as if imported. An exception in it s
 nothing that was trained before is lost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util

@@ -7,8 +7,6 @@
 n counts tokens. Yu et al. 2025, DAPO (arXiv:2503.14476), section 3.4, soft overlong punishment.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

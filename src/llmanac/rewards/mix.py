@@ -7,8 +7,6 @@ A sum can be raised by the part that is easiest to fool. In a product a format r
 that a hack of one part alone earns nothing. Every part is in the log under its name.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

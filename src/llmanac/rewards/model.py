@@ -6,8 +6,6 @@ Trained from pairs by the objective `bradley-terry`. It is flexible and can be f
 scores too high, so its reward is shown next to a true one wherever there is one (Gao et al. 2022, arXiv:2210.10760).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ characters. One that backtracks for more than `SECONDS` on an answer is an error
 DeepSeek-AI 2025, arXiv:2501.12948, section 2.2.2 (format rewards).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

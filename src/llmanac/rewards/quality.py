@@ -8,8 +8,6 @@ answer that repeats good words is scored high, so it is best used as one part of
 Brown et al. 2020, arXiv:2005.14165, appendix A, for such classifiers as filters.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -8,8 +8,6 @@ Rows hold the entry: `question`, `answer`, `metadata` (with `source_dataset`). T
 Stojanovski et al. 2025, arXiv:2505.24760.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

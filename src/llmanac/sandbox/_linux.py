@@ -1,19 +1,27 @@
 """What the Linux kernel offers to confine a process, called with ctypes: namespaces, landlock, seccomp, capabilities.
 
 Every function acts on the calling process and raises OSError where the machine does not allow it.
-"""
 
-from __future__ import annotations
+Numbers of Linux system calls: the tables of `syscalls.toml`, by name, on x86_64 and aarch64 (None: not there).
+"""
 
 import ctypes
 import errno
 import os
 import platform
 import struct
+import tomllib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from llmanac.sandbox._syscalls import ALLOWED, CONDITIONAL, MACHINES, SETUP
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of a table, AUDIT_ARCH of seccomp
+_TABLES: dict[str, dict[str, list[int]]] = tomllib.loads(Path(__file__).with_name("syscalls.toml").read_text("utf-8"))
+ALLOWED, CONDITIONAL, SETUP = (
+    {name: (own[0], own[1] if len(own) > 1 else None) for name, own in _TABLES[part].items()}
+    for part in ("allowed", "conditional", "setup")
+)
+
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 CLONE_THREAD, CLONE_NEW = 0x10000, 0x7E020080  # all CLONE_NEW* flags of clone

@@ -1,7 +1,5 @@
 """What a program uses and leaves, where the kernel sets no limit of its own: threads of a user, files in a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 

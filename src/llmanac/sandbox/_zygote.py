@@ -9,8 +9,6 @@ program. Its verdict comes through a socket, with a random word in front that it
 the word is in no memory that the program inherits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import gc
@@ -29,8 +27,8 @@ import unittest
 from typing import Any, NoReturn
 
 from llmanac.sandbox import _linux
-from llmanac.sandbox._frames import receive, send
 from llmanac.sandbox._usage import bytes_in, empty, tasks, threads
+from llmanac.sandbox.pool import receive, send
 
 WORK = "/tmp"  # what a program sees as its folder, where it has a file system of its own
 WORK_BYTES, WORK_INODES = 32 << 20, 1000

@@ -6,6 +6,8 @@
 
 A program passes if it runs to its end without an exception. It has no network, no processes, no files but Python's own
 library and an empty folder, and limited time, memory, output and threads; `docs/sandbox.md` says by what.
+
+Messages between a sandbox and its zygotes: the length in 4 bytes, then JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +34,32 @@ import numpy as np
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
 from llmanac.sandbox import _linux
-from llmanac.sandbox._frames import receive, send
+
+FRAME = 1 << 26  # bytes at most
+
+
+def send(channel: socket.socket, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    channel.sendall(len(data).to_bytes(4, "big") + data)
+
+
+def receive(channel: socket.socket) -> dict[str, Any] | None:
+    """The next message; None where the other side has closed."""
+    data = _exactly(channel, 4)
+    if len(data) < 4 or (size := int.from_bytes(data, "big")) > FRAME or len(data := _exactly(channel, size)) < size:
+        return None
+    message: dict[str, Any] = json.loads(data)
+    return message
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    parts, left = [], size
+    with contextlib.suppress(OSError):
+        while left and (part := channel.recv(min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
+
 
 SECONDS, MEMORY = 3.0, 512 << 20
 LEAST_MEMORY = 64 << 20  # Python alone takes half of it

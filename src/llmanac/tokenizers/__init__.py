@@ -1,7 +1,5 @@
 """Tokenizers: text to token ids and back. `load.py` has `load_tokenizer` and `train_tokenizer`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ absorb white space next to it; `single_word` refuses a match inside a word; toke
 after normalisation, all others before. Special ones count only where the caller allows them.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Bytes that are printable in Latin-1 keep their character; the others take the characters from U+0100 on, in order.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """The arguments of `encode` and `decode`: texts, and ids in a list, an array or a tensor."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Counting the distinct pieces of a stream of texts: the first step of learning any vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 

@@ -5,8 +5,6 @@ all old ones. So the old merges of a text are done before any new one, as before
 what changes is only that neighbouring tokens of the old encoding become one where a new merge joins them.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts and files that something is learned from."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

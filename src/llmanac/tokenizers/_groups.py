@@ -1,7 +1,5 @@
 """Texts in groups of about one size, so that short ones share a call and long ones are shared by threads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

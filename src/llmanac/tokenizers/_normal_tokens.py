@@ -4,8 +4,6 @@ Such a token is itself normalised first, and the text between two of them is nor
 something in front must not do so again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

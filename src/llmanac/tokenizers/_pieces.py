@@ -1,7 +1,5 @@
 """What a SentencePiece model is: pieces with scores and types, the settings of its trainer, rules for normalising."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

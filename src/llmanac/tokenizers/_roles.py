@@ -1,7 +1,5 @@
 """Special tokens by their usual names, and the checks that every tokenizer's Spec makes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A tokenizer that cuts a text anew each time: what a model reads that is to be robust to segmentations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ the trie's value is where a key's replacement starts. At each place of a text th
 is checked completely before it is used: no unit may lead outside, in a circle, or to a replacement that is not text.
 """
 
-from __future__ import annotations
-
 import functools
 import struct
 from collections.abc import Mapping, Sequence

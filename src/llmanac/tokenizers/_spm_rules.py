@@ -7,8 +7,6 @@
 The full-width tilde stays as it is in the nmt forms, since Japanese tells it from the plain one.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import sys

@@ -4,8 +4,6 @@ Read from the `post_processor` of a `tokenizer.json`: TemplateProcessing, BertPr
 step adds nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

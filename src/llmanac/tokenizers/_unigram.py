@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.core.threads import Spares
 from llmanac.kernels.sentencepiece import cut as unigram_cut
-from llmanac.kernels.sentencepiece import random as unigram_random
+from llmanac.kernels.sentencepiece import merge as unigram_random
 from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Tokenizer

@@ -17,9 +17,8 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import whole_tokens
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
+from llmanac.tokenizers._normal import Placed, compose, lowered, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
-from llmanac.tokenizers._unicode_normal import lowered
 from llmanac.tokenizers.patterns.words import WordSplitter
 
 Normal = Literal["none", "nfc", "lowercase"]

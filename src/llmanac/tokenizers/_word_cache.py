@@ -1,7 +1,5 @@
 """The words that a tokenizer remembers; each thread that encodes at a time has its own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and 4-byte places in its arena (4 MB)

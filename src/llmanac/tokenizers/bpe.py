@@ -13,8 +13,6 @@ one token, rare ones a few.
 Ids: special tokens first, then the 256 bytes, then the merges in the order learned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

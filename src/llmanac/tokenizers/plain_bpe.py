@@ -6,8 +6,6 @@
 Both cost the number of merges times the length of the text; `bpe.py` keeps counts and places up to date instead.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -18,8 +18,6 @@ the pieces. Any other `normalizer`, `add_dummy_prefix` or `remove_extra_whitespa
 where a space is written U+2581 and `decode` returns the normalised text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,7 +120,7 @@ class Spec(TokenizerSpec):
         if not found.alphabet:
             raise DataError("tokenizer/sentencepiece: the texts to learn from are empty")
         if self.model == "bpe":
-            from llmanac.tokenizers._spm_bpe_train import learn
+            from llmanac.tokenizers._spm_extend import learn
         else:
             from llmanac.tokenizers._unigram_train import learn
         learned = learn(found, room)

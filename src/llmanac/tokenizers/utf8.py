@@ -10,8 +10,6 @@ With the special tokens `<pad> </s> <unk>` the ids are ByT5's (offset 3); the al
 every tokenizer here; bytes that are no UTF-8 decode to U+FFFD (ByT5 leaves them out).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar

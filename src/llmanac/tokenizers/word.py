@@ -11,8 +11,6 @@ which `Tokenizer.unknown_rate` measures. Sequences are short: a token a word.
 Ids: special tokens first, then the words by falling count, equally frequent ones in the order of their bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

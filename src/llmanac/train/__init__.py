@@ -1,7 +1,5 @@
 """Training: one loop for every objective, optimizers, schedules, checkpoints, the plan made before the first step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -5,8 +5,6 @@ axis, and what is left is sharded or replicated over data and context. Adapters 
 of their matrices is divided as the product that it changes.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,19 +20,24 @@ from llmanac.core.spec import dump, make_method
 from llmanac.core.types import LossSum, capabilities
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.scalar import ScalarModel
+from llmanac.objectives import AnswerRows, Preference
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec
 
 
-def describe(model: Any) -> dict[str, Any]:
-    """What `build` needs to make the model again: its Spec, its adapters', and each parameter's dtype."""
+def describe(model: Any, objective: Any) -> dict[str, Any]:
+    """What `build` needs to make both again: Specs of the model and its adapters, each parameter's dtype."""
+    trunk = _trunk(model)
     return {
-        "model": dump(model.spec),
-        "vocab_size": model.vocab_size,
-        "recompute": model.recompute if "recompute" in capabilities(model).settings else "none",
+        "model": dump(trunk.spec),
+        "vocab_size": trunk.vocab_size,
+        "recompute": trunk.recompute if "recompute" in capabilities(trunk).settings else "none",
         "adapters": [dump(transform.spec) for transform in applied(model)],
+        "scalar": trunk is not model,
+        "preference": dump(objective.spec) if isinstance(objective, Preference) else None,
         "parameters": {name: (_name(p.dtype), p.requires_grad) for name, p in model.named_parameters()},
     }
 
@@ -45,11 +48,24 @@ def build(job: Mapping[str, Any]) -> Any:
         model = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
         for adapter in job["adapters"]:
             make_method("adapter", adapter).build().apply(model)
+        model = ScalarModel(model) if job["scalar"] else model
     for name, parameter in model.named_parameters():
         dtype, trained = job["parameters"][name]
         parameter.data = parameter.data.to(resolve_dtype(dtype))
         parameter.requires_grad_(trained)
     return model
+
+
+def _trunk(model: Any) -> Any:
+    """The language model of a reward model."""
+    return model.trunk if isinstance(model, ScalarModel) else model
+
+
+def _objective(job: Mapping[str, Any]) -> Any:
+    if job["preference"] is None:
+        return Autoregressive()
+    spec = make_method("objective", job["preference"])
+    return spec.build(reader=AnswerRows(None, spec.columns))  # rank 0 has read the rows
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -64,7 +80,10 @@ class Summed(nn.Module):
         self.trained, self.objective = model, objective
 
     def forward(self, batch: Any, state: Any = None) -> LossSum:
-        loss, units, metrics = self.objective.sums(self.trained, batch, state)
+        if state is None:
+            loss, units, metrics = self.objective.loss(self.trained, batch)
+        else:
+            loss, units, metrics = self.objective.sums(self.trained, batch, state)
         return loss, units, dict(metrics)
 
 
@@ -79,19 +98,20 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
     for number in numbers:
         first, last = number == 0, number == spec.stages - 1
         own = model if number == numbers[0] else build(job)
-        own.compute_dtype, own.attention_form = resolve_dtype(train.dtype), train.attention
-        own.recompute = job["recompute"]
+        trunk = _trunk(own)
+        trunk.compute_dtype, trunk.attention_form = resolve_dtype(train.dtype), train.attention
+        trunk.recompute = job["recompute"]
         if spec.pipeline > 1:
             pipeline.prune(own, parts[number], first=first, last=last)
         if spec.tensor > 1:
             tensor.divide(own, mesh.axis("tensor"), split=spec.activations == "split")
-        module: nn.Module = Summed(own, Autoregressive())
+        module: nn.Module = Summed(own, _objective(job))
         if spec.pipeline > 1:
             module = pipeline.StageModule(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
         if spec.replicas > 1 and spec.weights == "sharded":
-            _shard(module, own, mesh)
+            _shard(module, trunk, mesh)
         module.to_empty(device=mesh.device)
-        _tie_again(own)
+        _tie_again(trunk)
         modules.append(module.train())
     return modules
 

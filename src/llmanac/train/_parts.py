@@ -7,8 +7,6 @@ that no pickled messages are exchanged: the mesh says which rank has which slice
 written by the first of them. The reader puts slices together. All ranks, and whoever resumes, must see the folder.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

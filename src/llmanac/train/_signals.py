@@ -7,8 +7,6 @@ the kernel fills every page with zeros again. Measured on two cores at 1 to 4 mi
 The largest blocks still go back: the holes that they leave in a heap cost more memory than their pages cost time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import platform

@@ -1,7 +1,5 @@
 """What a run trains (the model and an objective's further models), what it leaves frozen, and both in checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

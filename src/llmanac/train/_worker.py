@@ -23,10 +23,9 @@ from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec, _division, _parts
-from llmanac.train._balance import of_step
+from llmanac.train import TrainSpec, _division
 from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
-from llmanac.train.step import Sums
+from llmanac.train.step import Sums, of_step
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
 
@@ -128,8 +127,8 @@ class TrainingWorker:
                 have = number == self.mesh.pipeline
                 full = _full(local[name], names[name]) if have and name in local else None
                 full = self._to_first(full, number, name)
-                if full is not None and self.mesh.rank == 0:
-                    found[name] = full.cpu()
+                if full is not None and self.mesh.rank == 0:  # a copy: the next step changes what is not divided
+                    found[name] = full.detach().to("cpu", copy=True)
         return found
 
     def slices(self) -> dict[str, Tensor]:
@@ -154,6 +153,8 @@ class TrainingWorker:
         Raises:
             TrainingError: a rank's disk refused.
         """
+        from llmanac.train import _parts  # older releases of torch have no such files
+
         self._written += 1
         key, store, rank = f"written/{self.number}/{self._written}", self.mesh.store, self.mesh.rank
         files = _parts.write(self.slices(), folder, rank)

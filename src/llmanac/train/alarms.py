@@ -1,7 +1,5 @@
 """What goes wrong in a policy gradient, seen in what is sampled."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -18,8 +18,6 @@ A checkpoint is written to a temporary folder, flushed to the disk, then renamed
 the older checkpoints and no partial one. Reading takes the newest complete one and reports those it skipped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -27,6 +25,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +123,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2, report: Callable[[str], object] | None = None) -> None:
         self.folder, self.keep = Path(folder), keep
         self.report = report or (lambda text: print(text, file=sys.stderr))
+        self._writing: Future[Path] | None = None
         for leftover in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -162,6 +162,19 @@ class Checkpoints:
             write_json(target / STATE, {**record, "seal": _seal(record)}, indent=None)
         self._prune(state.get("best"))
         return path
+
+    def start(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """As `save`, while the caller goes on. Tensors of model and optimizer stay as they are until `wait`."""
+        parts = {**tensors, "objective": {name: value.clone() for name, value in tensors["objective"].items()}}
+        pool = ThreadPoolExecutor(1)
+        self._writing = pool.submit(self.save, step, parts, json.loads(json.dumps(state)))
+        pool.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Until what was started is written. Raises as `save`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def clear(self) -> None:
         """Remove every checkpoint, for a run that starts over."""

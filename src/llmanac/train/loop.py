@@ -1,7 +1,5 @@
 """The one training loop. Pretraining, fine-tuning and everything else differ in source and objective only."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys
@@ -147,7 +145,7 @@ class _TrainingRun:
     ) -> TrainResult:
         seed_everything(self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(self.folder / "checkpoints", keep=spec.keep, report=self.report)
+        self.checkpoints = checkpoints = Checkpoints(self.folder / "checkpoints", keep=spec.keep, report=self.report)
         found = checkpoints.latest() if resume else None
         if not resume and checkpoints.steps():
             checkpoints.clear()
@@ -213,6 +211,7 @@ class _TrainingRun:
                         schedule = pace.revised(planned, made.first_steps, made.revisions)
                 if interrupted.is_set():
                     self._interrupted(checkpoints, spec)
+                checkpoints.wait()
                 if self.team is not None and self.optimizer.parts:
                     self.optimizer.collect()
         finally:
@@ -304,6 +303,7 @@ class _TrainingRun:
     def _evaluate(self, evaluate: Evaluate, metrics: MetricsLog) -> bool:
         """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
         if self.team is not None:
+            self.checkpoints.wait()
             self.optimizer.collect()
         self.trained.modules.eval()
         with preserve_random_state(self.generators), torch.no_grad():
@@ -323,6 +323,7 @@ class _TrainingRun:
         return bool(self.patience and self.best and self.step - self.best["step"] >= self.patience * every)
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
+        checkpoints.wait()
         in_parts = self.team is not None and self.optimizer.parts
         if self.team is not None and not in_parts:
             self.optimizer.collect()
@@ -339,7 +340,10 @@ class _TrainingRun:
             "train": dump(spec), "source": source, "random": capture(self.generators), "optimizer_steps": counts,
             "best": self.best, "frozen": self.trained.frozen, "base": self.trained.base,
         }  # fmt: skip
-        checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
+        if self.team is not None and self.optimizer.asynchronous:
+            checkpoints.start(self.step, parts, state)
+        else:
+            checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
         self.saved(self.step, spec.steps or 0)
 
@@ -360,6 +364,7 @@ class _TrainingRun:
     def _interrupted(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
         if self.step and self.saved_at != self.step:
             self._save(checkpoints, spec)
+        checkpoints.wait()
         self.report(f"stopped: step {self.step} of {spec.steps} is saved in {self.folder}; run it again to go on")
         raise KeyboardInterrupt
 

@@ -1,7 +1,5 @@
 """What a training writes while it runs: metrics.jsonl (one line a step), and the same numbers in trackers."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

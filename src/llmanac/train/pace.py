@@ -13,8 +13,6 @@ at step `r` to `m` steps moves the rest of the schedule over the rest of the ste
 so that the rate makes no jump, and the last step has the rate that the schedule gives to its last.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

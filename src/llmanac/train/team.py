@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import checkpoint as distributed_checkpoint
 
 from llmanac.adapters import applied
 from llmanac.adapters.lora import LoRA
@@ -33,7 +34,8 @@ from llmanac.models.layers import Embedding, LinearMap
 from llmanac.models.lm import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.quantized import Quantized
-from llmanac.objectives import NextToken
+from llmanac.models.scalar import ScalarModel
+from llmanac.objectives import NextToken, Preference
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec, _division
@@ -61,7 +63,7 @@ class TeamStepper:
         team.trainings += 1
         job: dict[str, Any] = {
             "do": "train", "number": team.trainings, "train": dump(self.spec), "threads": torch.get_num_threads(),
-            "seed": seed, **_division.describe(model),
+            "seed": seed, **_division.describe(model, objective),
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
@@ -89,6 +91,11 @@ class TeamStepper:
     def parts(self) -> bool:
         """Whether each rank writes its part of a checkpoint."""
         return self.parallel.checkpoints == "parts"
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a checkpoint is written while the next steps are computed."""
+        return self.parallel.checkpoints == "asynchronous"
 
     def write(self, folder: Path) -> dict[str, str]:
         """Let each rank write its part into the folder; the files with their checksums."""
@@ -183,20 +190,34 @@ def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
 
 
 def check_objective(objective: Any) -> None:
-    """Raises SpecError that names an objective whose losses are not those of single tokens."""
+    """Raises SpecError that names an objective whose losses are neither of single tokens nor of single rows."""
     own = type(objective)
+    if isinstance(objective, Preference) and not objective.couples_batch:
+        if objective.models:
+            raise SpecError(
+                f"parallel: the reference of {own.__name__} is a further model, which is not divided; train an "
+                "adapter, which is disabled for it"
+            )
+        return
     plain = own.loss is NextToken.loss and own.losses is NextToken.losses
     if not isinstance(objective, NextToken) or not plain or objective.models:
         raise SpecError(
-            f"parallel: the objective {own.__name__} is not a plain next-token loss; train it on one process "
-            "(leave --processes and parallel out)"
+            f"parallel: the objective {own.__name__} is neither a next-token loss nor one of single rows; "
+            "train it on one process (leave --processes and parallel out)"
         )
 
 
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
     """Raises SpecError that names what cannot be trained on several ranks."""
     check_objective(objective)
-    if not isinstance(model, TrainedModel):
+    if parallel.checkpoints == "parts" and "HuggingFaceStorageWriter" not in vars(distributed_checkpoint):
+        raise SpecError(f"parallel.checkpoints: torch {torch.__version__} cannot write parts; use collected")
+    if isinstance(objective, Preference) and parallel.context * parallel.pipeline > 1:
+        raise SpecError(
+            f"parallel: the loss of {type(objective).__name__} is of complete rows; use parallel.data and "
+            "parallel.tensor"
+        )
+    if not isinstance(model.trunk if isinstance(model, ScalarModel) else model, TrainedModel):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
     _check_parts(model, parallel.tensor)
     whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
@@ -301,7 +322,8 @@ class TrainingRank:
 
 def follow() -> None:
     """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
+    for name in (signal.SIGINT, signal.SIGTERM):  # torchrun sends it to all ranks; rank 0 ends its step, and saves
+        signal.signal(name, signal.SIG_IGN)
     Mesh.joined().follow(lambda mesh: TrainingRank(mesh).obey)
 
 

@@ -1,7 +1,5 @@
 """Errors in the shape of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import FastAPI, Request

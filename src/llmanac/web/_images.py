@@ -3,8 +3,6 @@
 data:image/png;base64,iVBORw0...
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

@@ -5,8 +5,6 @@
 by the tokens that a tokenizer has for it. Bavarian et al. 2022, arXiv:2207.14255.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, NamedTuple
 

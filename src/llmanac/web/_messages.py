@@ -4,8 +4,6 @@ A request becomes one of `/v1/chat/completions`, and is answered in this form, w
 `thinking` blocks with an empty signature, since nothing here is encrypted.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal

@@ -4,8 +4,6 @@ A request becomes one of `/v1/chat/completions` or `/v1/completions`, and is ans
 end with `:latest`. Defaults are Ollama's: temperature 0.8, top_k 40, top_p 0.9, and streams.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

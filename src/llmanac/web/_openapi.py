@@ -5,8 +5,6 @@ from `replies.toml`, the rest from `openapi.toml`. All schemas are in `component
 the document.
 """
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Any

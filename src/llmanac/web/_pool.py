@@ -5,8 +5,6 @@ asks for. Python cannot stop a thread: a call that passes its deadline is answer
 when the tokenizer's or the template's own deadline ends it. The threads are daemons, so none holds up the exit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import queue

@@ -4,8 +4,6 @@ The items are a thought, a message and function calls. With `store` (on unless i
 memory, and a later request may go on from it.
 """
 
-from __future__ import annotations
-
 import functools
 import secrets
 import time
@@ -14,11 +12,10 @@ from typing import Any
 
 from llmanac.generate.engine import Piece
 from llmanac.web._errors import ApiError, error_body
-from llmanac.web._kept import Kept, KeptReplies
 from llmanac.web._prepare import chat_asked
 from llmanac.web._replies import ChatReply
 from llmanac.web._responses_body import ResponsesBody
-from llmanac.web._service import Prepared, Service
+from llmanac.web._service import Kept, KeptReplies, Prepared, Service
 from llmanac.web._wire import Sent, read
 from llmanac.web._wire_chat import ChatBody
 from llmanac.web.asgi import named_event

@@ -1,7 +1,5 @@
 """What POST /v1/responses takes, and how it becomes a request of `/v1/chat/completions`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field

@@ -1,7 +1,5 @@
 """What a reply must be: `response_format`, `structured_outputs` and forced tool calls as options of the engine."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A model has thoughts where its chat template names their markers (`<think>` of D
 Magistral). A thought begins in the prompt, where the template writes the opening marker, or with the reply.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 

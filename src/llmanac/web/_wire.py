@@ -5,8 +5,6 @@ nothing. Every other field that is not read is named in the response header `x-l
 both; a field in neither list is ignored and named.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 import tomllib

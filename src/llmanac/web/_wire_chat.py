@@ -1,7 +1,5 @@
 """The body of a chat request: messages, tools, and which of them the model may or must call."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal

@@ -3,8 +3,6 @@
 No `BaseHTTPMiddleware` here: it hides disconnects from the handlers and more than halves the rate of events.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """How an assistant answers a chat completion in place of the bare model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ read what this server says. The browser still sends that site's name as the host
 are refused. An address written in numbers cannot be rebound.
 """
 
-from __future__ import annotations
-
 import errno
 import ipaddress
 import re

@@ -6,8 +6,6 @@ The page itself has no secret; every other path needs the token, which the page 
 behind `#`, that browsers send to nobody. What it gets names no model.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -28,8 +26,7 @@ from llmanac.evaluate.ratings import RatingStore
 from llmanac.web._errors import ApiError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
-from llmanac.web.http import config
-from llmanac.web.serve import SAY
+from llmanac.web.serve import SAY, config
 from llmanac.web.server import PAGE_POLICY
 
 PAGE = Path(__file__).with_name("rate.html")

@@ -7,8 +7,6 @@ that goes away takes its work with it; a failure after the headers is sent as an
 stream that merely ends for a whole answer.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ Models that nobody uses are unloaded, the one that was used longest ago first, w
 that models may take together. A model's size is that of its files.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc
@@ -21,10 +19,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.web._errors import ApiError, Busy, ShuttingDown
-from llmanac.web._kept import KeptReplies
 from llmanac.web._metrics import joined
 from llmanac.web._pool import Pool
-from llmanac.web._service import Service, plain_name
+from llmanac.web._service import KeptReplies, Service, plain_name
 from llmanac.web.asgi import unless_disconnected
 from llmanac.web.server import pages
 

@@ -7,8 +7,6 @@ Prices are new in every episode, so that nothing can be known without asking; an
 Tool use with lookups: Schick et al. 2023, arXiv:2302.04761; Yao et al. 2022, arXiv:2210.03629 (ReAct).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ drops and breaks nothing but ends the episode, so that calls at random rarely su
 In the manner of TextWorld: Cote et al. 2018, arXiv:1806.11532.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

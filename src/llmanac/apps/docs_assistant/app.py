@@ -6,8 +6,6 @@ at the sentence that answers, or at none. Held-out questions are about modules t
 those that are asked where their module's documents are missing.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time

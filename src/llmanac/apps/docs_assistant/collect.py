@@ -8,8 +8,6 @@ A heading has the entry's name with its signature, then names under which progra
 A line of a docstring that would be taken for a heading, a fence or a ruler is indented.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import defaultdict

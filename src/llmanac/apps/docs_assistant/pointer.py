@@ -8,8 +8,6 @@ sentence have is a small letter in both, so that the model need not match spelli
 its sentence, where the model knows what it said and can copy the mark. `<|?|>` says that none answers.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ An extractor looks at one page and knows nothing of the others. Text out of a pa
 `- item`, `| cell | cell |`, fenced code, a blank line between paragraphs) where the extractor keeps structure at all.
 """
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from types import ModuleType

@@ -7,8 +7,6 @@ missing shingles of a page, counted with multiplicity,
     precision = mean over pages of tp / (tp + fp),   recall = mean of tp / (tp + fn),   F1 = their harmonic mean.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

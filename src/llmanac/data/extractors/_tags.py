@@ -1,7 +1,5 @@
 """What the elements of HTML, and the words in class names, say about the text inside (`_tags.toml` has both)."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

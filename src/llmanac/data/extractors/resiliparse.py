@@ -3,8 +3,6 @@
 Bevendorff et al. 2018, Elastic ChatNoir. The fastest of the three, and the one that keeps least structure.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -16,8 +16,6 @@ Kohlschuetter et al. 2010, the worth of a subtree after Readability; the weights
 `docs/evidence/extraction` has the scores on pages that the rules were not written on.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

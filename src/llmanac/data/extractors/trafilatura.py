@@ -4,8 +4,6 @@ Barbaresi 2021, Trafilatura: A Web Scraping Library and Command-Line Tool for Te
 little structure; its text is what `structured` is measured against.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

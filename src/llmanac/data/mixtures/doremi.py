@@ -10,8 +10,6 @@ The mixture is the mean of alpha over all steps. `llmanac data weights FOLDER` t
 (`recipes/mixing.py`) and writes the file that this mixture reads.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

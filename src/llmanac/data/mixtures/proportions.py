@@ -3,8 +3,6 @@
 GPT-3 and Llama did this: proportions chosen by hand, not by how much text there is (Brown et al. 2020, table 2.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

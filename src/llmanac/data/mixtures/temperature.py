@@ -5,8 +5,6 @@ often than their size asks for. Multilingual models use 0.3 (XLM-R, mT5) to 0.7 
 1/T for what is called T here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

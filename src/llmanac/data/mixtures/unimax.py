@@ -4,8 +4,6 @@ Domains are taken from the smallest: each gets an even part of what is left of t
 that is less; what a small domain cannot use is left for the larger ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

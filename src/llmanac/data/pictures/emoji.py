@@ -8,8 +8,6 @@ of the archive is written: images are called by their code points. Skin tones an
 out. A text is the name in small letters and what the group is: `woman firefighter, person role`.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -7,8 +7,6 @@
 Hugging Face have them). A picture has what a `scenes.Scene` has, `caption` and `draw`, so that all else takes either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

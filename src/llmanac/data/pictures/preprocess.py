@@ -5,8 +5,6 @@
 Images are untrusted: the number of bytes and of pixels and the sides are bounded before anything is decoded.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

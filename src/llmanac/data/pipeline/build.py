@@ -7,8 +7,6 @@ FOLDER/data/            the output        FOLDER/dropped/   one file a stage, a 
 FOLDER/manifest.json    what was made of what; written last, and the mark that the build is finished
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
@@ -23,10 +21,10 @@ from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import flatten
 from llmanac.core.threads import cores
-from llmanac.data.pipeline import finish, inputs, sound
+from llmanac.data.pipeline import finish, inputs
 from llmanac.data.pipeline.chain import StageCounts
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
-from llmanac.data.pipeline.tasks import Task
+from llmanac.data.pipeline.tasks import Gone, Task, drop_damaged, missing_output, need
 
 EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
@@ -158,14 +156,14 @@ class _Build:
             found = _readable(manifest, "delete it and run the same command again")
             if not isinstance(found, dict) or not {"output", "stages", "inputs"} <= found.keys():
                 raise DataError(f"{manifest}: is no manifest of a build; delete it and run the same command again")
-            if not sound.missing_output(self.folder, found):
+            if not missing_output(self.folder, found):
                 finish.write_beside(self.folder, self.recipe, found["stages"])
                 shutil.rmtree(self.work)
                 return found
             manifest.unlink()  # not finished any more; what is lost is made again
         for log in self.work.glob("worker-*.log"):
             log.unlink()
-        sound.drop_damaged(self.folder)
+        drop_damaged(self.folder)
         with contextlib.suppress(DataError):  # without it, what was slow is found out again
             self._slow = files.read_json(self.work / "slow.json")
         return None
@@ -194,7 +192,7 @@ class _Build:
     def all(self) -> dict[str, Any]:
         """Do what is not done, and again where that takes what was done before and is gone."""
         while True:
-            with contextlib.suppress(sound.Gone):
+            with contextlib.suppress(Gone):
                 return self._passes()
 
     def _passes(self) -> dict[str, Any]:
@@ -293,7 +291,7 @@ class _Build:
             task.update(self._slow.get(task["folder"], {}))
         if not left:
             return
-        sound.need(self.folder, left)
+        need(self.folder, left)
         done = 0
         total, unit = max(1, sum(size[task["folder"]] for task in left)), "B" if max(sizes) > 1 else "shards"
         with progress(label, total=total, unit=unit) as bar:

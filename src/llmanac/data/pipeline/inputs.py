@@ -4,8 +4,6 @@ A unit is a part of one input: some small files, one file, or a stretch of a lar
 Parquet at row groups). Where cuts fall depends on the files alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

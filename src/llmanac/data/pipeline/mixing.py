@@ -1,7 +1,5 @@
 """The output's files: which documents are in each, and how they are drawn where domains are mixed."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections import Counter

@@ -3,8 +3,6 @@
 A document's time limit holds here for Python code only: the processes are not watched from outside.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import deque

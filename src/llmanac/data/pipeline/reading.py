@@ -9,9 +9,8 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
-from llmanac.data.pipeline.chain import Ledger, PendingDocument
+from llmanac.data.pipeline.chain import Ledger, Limit, PendingDocument, TimeLimit
 from llmanac.data.pipeline.inputs import is_same, prefixes
-from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
 from llmanac.data.pipeline.records import encoded
 from llmanac.data.quarantine import Problems

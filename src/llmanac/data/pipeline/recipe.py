@@ -1,7 +1,5 @@
 """The recipe of a build: inputs, stages, output, limits, mixture; and what identifies it."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

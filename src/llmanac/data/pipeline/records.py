@@ -4,8 +4,6 @@ Between passes a document is one line of JSON (id, group, meta, bytes of text), 
 escaped, so a document costs little more than copying it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

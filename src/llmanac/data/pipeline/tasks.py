@@ -10,29 +10,122 @@ Kinds of task, and what their folders hold besides `done.json`:
     apply   one shard through a decided stage and those that follow it: as `read`
     write   one file of the output
     undrawn the list of the documents that a mixture does not draw
-"""
 
-from __future__ import annotations
+Checks of files against their hashes: of finished tasks before a build resumes, of the output after its end.
+
+What a task writes depends on its input alone. So a folder that is damaged is removed and its task is done again, alone;
+and so is one that a later task needs files of, where these are gone.
+"""
 
 import contextlib
 import itertools
+import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.progress import progress
 from llmanac.data.documents import Document
-from llmanac.data.pipeline import sound
-from llmanac.data.pipeline.chain import Chain, Ledger, PendingDocument, answer_id, check_answers
+from llmanac.data.pipeline.chain import Chain, Ledger, Limit, PendingDocument, TimeLimit, answer_id, check_answers
 from llmanac.data.pipeline.inputs import scan
-from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.reading import UnitReader
 from llmanac.data.pipeline.recipe import BuildSpec, stage_keys
 from llmanac.data.pipeline.records import RecordWriter, read_records, write_output
 from llmanac.data.stages import CorpusStage, Dropped, Stage
+
+PASSING = (".docs", ".summary")  # a build removes these itself when the next pass is done
+File = dict[str, Any]  # name, bytes, sha256
+
+
+class Gone(Exception):
+    """Files of finished tasks are gone and needed; those tasks are marked as not done."""
+
+
+def listed(folder: Path) -> list[File]:
+    """The files of a folder, each with its size and hash, in the order of their names."""
+    return [file_of(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != "done.json"]
+
+
+def file_of(path: Path) -> File:
+    """Name, size and hash of a file."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
+
+
+def _same(path: Path, file: Mapping[str, Any]) -> bool:
+    return path.stat().st_size == file["bytes"] and files.file_sha256(path) == file["sha256"]
+
+
+def drop_damaged(root: Path) -> None:
+    """Remove the folders of finished tasks that no longer hold what the tasks wrote."""
+    below = root / "work"
+    found = [mark.relative_to(below) for mark in below.rglob("done.json")]
+    marks = [below / mark for mark in found if not any(part.startswith(files.TEMPORARY) for part in mark.parts)]
+    with progress("look at what is finished", total=len(marks), unit="tasks") as bar:
+        for mark in sorted(marks):
+            if not _whole(root, mark.parent):
+                shutil.rmtree(mark.parent)
+            bar.advance()
+
+
+def _whole(root: Path, folder: Path) -> bool:
+    # the output's files are moved out of their tasks' folders when all of them are written
+    places = [folder, root / "work" / "data", root / "data"] if folder.parent.name == "write" else [folder]
+    try:
+        for file in files.read_json(folder / "done.json")["files"]:
+            path = next((p for place in places if (p := place / file["name"]).is_file()), None)
+            if path is None and not file["name"].endswith(PASSING):
+                return False
+            if path is not None and not _same(path, file):
+                return False
+    except (DataError, LookupError, TypeError, OSError):
+        return False
+    return True
+
+
+def _needed(task: Mapping[str, Any]) -> Iterator[str]:
+    if task["kind"] == "apply":
+        yield from (task["shard"], task["decisions"])
+    yield from task.get("summaries", ())
+    yield from (path for path, *_ in task.get("sections", ()))
+    for paths in [*task.get("streams", {}).values(), *(paths for paths, *_ in task.get("left", {}).values())]:
+        yield from paths
+
+
+def need(root: Path, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Look for what tasks are made of. Raises Gone when some of it has to be made again first."""
+    gone = {Path(name).parent for name in {n for task in tasks for n in _needed(task)} if not (root / name).is_file()}
+    for folder in gone:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    if gone:
+        raise Gone
+
+
+def missing_output(root: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of a finished build that are gone.
+
+    Raises:
+        DataError: one is there and is not what the build wrote.
+    """
+    wanted = [(f"data/{file['name']}", file) for file in manifest["output"]["files"]]
+    wanted += [(f"dropped/{file['name']}", file) for file in manifest.get("lists", ())]
+    gone = []
+    with progress("check the output", total=max(1, sum(file["bytes"] for _, file in wanted)), unit="B") as bar:
+        for name, file in wanted:
+            path = root / name
+            if not path.is_file():
+                gone.append(name)
+            elif not _same(path, file):
+                raise DataError(
+                    f"{path}: is not what the build wrote (the manifest has its hash); delete it and run the same "
+                    "command again to have it made anew, or name another --folder to keep it"
+                )
+            bar.advance(file["bytes"])
+    return gone
+
 
 Task = dict[str, Any]  # kind, folder (below the build's), and what the kind needs
 Beat = Callable[[str, int, int, str], None]
@@ -87,7 +180,7 @@ class TaskWorker:
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(target) as folder:
             done = getattr(self, f"_{task['kind']}")(task, folder)
-            done.setdefault("files", sound.listed(folder))
+            done.setdefault("files", listed(folder))
             files.write_json(folder / "done.json", done)
 
     def _describe(self, task: Task, folder: Path) -> dict[str, Any]:
@@ -226,7 +319,7 @@ class TaskWorker:
         path, tally = folder / task["name"], OutputTally()
         self.beat("write", -1, 0, task["name"])
         write_output(path, output_records(self.root, task, tally), self.recipe.output.format)
-        return {"files": [sound.file_of(path)], "html": tally.html, "domain_bytes": dict(tally.bytes)}
+        return {"files": [file_of(path)], "html": tally.html, "domain_bytes": dict(tally.bytes)}
 
     def _undrawn(self, task: Task, folder: Path) -> dict[str, Any]:
         from llmanac.data.pipeline.mixing import NOT_DRAWN, undrawn_records

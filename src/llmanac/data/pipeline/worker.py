@@ -4,8 +4,6 @@ Tasks come as lines of JSON on standard input, answers go as lines of JSON to st
 closes, as it does when the parent process dies, the process ends at once: every task is complete or absent.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -20,7 +18,7 @@ from typing import Any
 
 from llmanac.core import errors, files
 from llmanac.core.errors import LlmanacError
-from llmanac.data.pipeline.pulse import Pulse
+from llmanac.data.pipeline.local import Pulse
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.tasks import Slow, Task, TaskWorker
 

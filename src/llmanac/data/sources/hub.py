@@ -5,8 +5,6 @@ a time into the hub's own cache and read row by row; a file already there is not
 `HF_HUB_OFFLINE=1` only what is there is used.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

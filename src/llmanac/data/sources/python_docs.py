@@ -5,8 +5,6 @@ without importing them, and from the live objects of compiled modules; an instal
 module is one group of the split, and the private module that implements a public one belongs to it (`posix` to `os`).
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import importlib.util
@@ -25,18 +23,20 @@ from llmanac.data.dedup import text_key
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources import SourceSpec
-from llmanac.data.sources._docstrings import (
+from llmanac.data.sources._public import (
     Entry,
     Found,
+    Name,
     compiled_modules,
     from_object,
     from_source,
+    library_names,
+    package_names,
     public_module,
     source_files,
     split_signature,
     tidy,
 )
-from llmanac.data.sources._public import Name, library_names, package_names
 
 CARD = {
     "title": "The documentation of the Python on this machine",

@@ -7,8 +7,6 @@ shards meet in one place. Both are shard in, shard out, so shards may be worked 
 again after a kill, with the same bytes as the result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decisions that are sorted numbers (which lines or byte ranges of a shard are cut): written and read as streams."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 

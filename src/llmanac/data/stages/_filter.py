@@ -1,7 +1,5 @@
 """The base of the filters: a stage that asks one question of each document and drops it with the answer's reason."""
 
-from __future__ import annotations
-
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, Stage
 

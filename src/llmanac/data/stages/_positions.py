@@ -4,8 +4,6 @@ A document's position is its number in the corpus, shard after shard. A file of 
 many documents were decided over, then one line for each document that is dropped or cut, in order.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence

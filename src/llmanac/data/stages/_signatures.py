@@ -1,7 +1,5 @@
 """From texts to shingles, their hashes and MinHash signatures: the plain form, and the fast one that must equal it."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import unicodedata

@@ -1,7 +1,5 @@
 """How similar two documents of a corpus are, read from the summaries, and what is said of every dropped one."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import Any, Literal

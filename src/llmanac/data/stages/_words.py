@@ -1,7 +1,5 @@
 """The words of a document, counted once for all the filters that look at it in a row."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

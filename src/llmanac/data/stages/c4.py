@@ -6,8 +6,6 @@ them over 1,000 characters, and says nothing of JavaScript, of cookies or of ter
 fewer than five sentences (Raffel et al. 2020, section 2.2). Lines are asked in order, so the first reason counts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

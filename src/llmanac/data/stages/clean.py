@@ -3,8 +3,6 @@
 Nothing that is said changes; a document that has nothing left is dropped as `empty`. Cleaning twice changes nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

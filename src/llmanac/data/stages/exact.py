@@ -22,8 +22,8 @@ from llmanac.data.dedup import text_key
 from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
+from llmanac.data.stages._clusters import later_copies, scratch, sorted_rows
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
-from llmanac.data.stages._sorting import later_copies, scratch, sorted_rows
 
 CARD = {
     "title": "Exact duplicates of whole documents",

@@ -5,8 +5,6 @@ name of the extractor and the page's title. A page without text, or one built to
 reason.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -5,8 +5,6 @@ repeated lines hold over 1% of its characters, or it has more than 0.3 newlines 
 3.6). Blank lines do not count. Rules are asked in that order; the first that is broken is the reason.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -7,8 +7,6 @@ that order, and the first that is broken is the reason. Words are those of the r
 word of punctuation alone does not count towards number and length.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

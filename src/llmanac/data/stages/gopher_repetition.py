@@ -7,8 +7,6 @@ the reason. As in the reference, a frequent n-gram is its words with blanks betw
 without.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -7,8 +7,6 @@ A document in another language is dropped as `language`, one whose language is l
 `language_uncertain`.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable

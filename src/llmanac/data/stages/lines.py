@@ -27,9 +27,9 @@ from llmanac.data.dedup import text_key
 from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
+from llmanac.data.stages._clusters import later_copies, scratch, sorted_rows
 from llmanac.data.stages._cuts import Cuts, write_cuts
 from llmanac.data.stages._positions import Positions
-from llmanac.data.stages._sorting import later_copies, scratch, sorted_rows
 
 CARD = {
     "title": "Duplicate lines or paragraphs across documents",

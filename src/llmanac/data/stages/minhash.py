@@ -39,11 +39,10 @@ from llmanac.core.ranges import FRACTION, SOME, Range, within
 from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
-from llmanac.data.stages._clusters import find_clusters, representatives
+from llmanac.data.stages._clusters import find_clusters, representatives, scratch
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
 from llmanac.data.stages._similarity import PairSimilarity
-from llmanac.data.stages._sorting import scratch
 from llmanac.kernels.dedup import minhash as kernel
 
 CARD = {

@@ -7,8 +7,6 @@ addresses anywhere, by example addresses), starting with the first one in every 
 How many of each were replaced is in `meta["pii"]`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

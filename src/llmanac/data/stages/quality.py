@@ -7,8 +7,6 @@ After the classifier of GPT-3's data (Brown et al. 2020, appendix A); the thresh
 fate depends on nothing else.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

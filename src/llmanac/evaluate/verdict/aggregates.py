@@ -4,8 +4,6 @@ BLEU and chrF of (reference, answer), F1 and MCC of (gold, predicted), perplexit
 that lm-eval logs. The score of a resampled set is a formula of sums (`metrics/statistics/corpus.py`).
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Sequence

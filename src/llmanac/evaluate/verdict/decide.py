@@ -11,8 +11,6 @@ spread counts as part of that between items. An equivalence is two one-sided tes
 where most items are equal, it also takes so many items that a rare large difference would have been seen.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

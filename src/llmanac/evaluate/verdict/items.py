@@ -1,7 +1,5 @@
 """The rows of an evaluation's log, held small: hashes, scores and the place of each item, not its prompt."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

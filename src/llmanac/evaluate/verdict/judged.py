@@ -4,8 +4,6 @@ found = llmanac.verdict("results/base", "results/tuned", margin=0.01)
 found.verdicts, found.comparisons[0].difference
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

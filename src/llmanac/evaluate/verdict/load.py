@@ -1,7 +1,5 @@
 """A log's files to its items: the form of each by what it begins with, one row after another."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence

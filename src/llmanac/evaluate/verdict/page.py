@@ -3,8 +3,6 @@
 A prompt is read from its place in the log now, so that logs larger than memory need no more of it.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

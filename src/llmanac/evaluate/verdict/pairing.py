@@ -4,8 +4,6 @@ An item is a document; one that is in the log twice under two names is two items
 differs is a `Finding`: a kind, a sentence, and whether the pairs may be used all the same.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

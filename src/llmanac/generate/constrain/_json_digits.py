@@ -1,7 +1,5 @@
 """The texts of a set of numbers, as an expression or as rules."""
 
-from __future__ import annotations
-
 from itertools import product
 
 from llmanac.generate.constrain._json_minimal import Automaton

@@ -1,7 +1,5 @@
 """A JSON Schema document: its size, its draft, its keywords, and what its references point at."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

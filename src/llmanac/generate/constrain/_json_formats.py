@@ -11,8 +11,6 @@ ipv6), RFC 9562 (uuid), RFC 3986 (uri, uri-reference), RFC 3987 (iri, iri-refere
 (json-pointer, relative-json-pointer).
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from llmanac.generate.constrain._json_strings import Strings, lengths

@@ -1,7 +1,5 @@
 """What each keyword of JSON Schema means, as a set of values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """What is written between the parts of JSON arrays and objects."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from llmanac.generate.constrain._json_strings import literal

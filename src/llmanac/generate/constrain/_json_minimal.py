@@ -1,7 +1,5 @@
 """The smallest automaton of a set of numbers' texts."""
 
-from __future__ import annotations
-
 from llmanac.generate.constrain import _patience
 
 Automaton = tuple[list[dict[str, int]], frozenset[int]]  # edges of each state (0 is the start), accepting states

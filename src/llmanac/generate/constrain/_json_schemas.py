@@ -1,7 +1,5 @@
 """The schemas of a document as sets of values: conjunctions, references, and what `unevaluated` keywords leave."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Sets of JSON values as grammars of their texts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The tokens of a grammar in Lark's form, and the expressions of its strings and regular expressions."""
 
-from __future__ import annotations
-
 import ast
 import re
 from typing import NamedTuple

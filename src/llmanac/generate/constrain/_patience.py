@@ -1,7 +1,5 @@
 """How long the compilation of one constraint may take: processor time of its thread, which other work does not use."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

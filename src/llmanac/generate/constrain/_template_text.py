@@ -1,7 +1,5 @@
 r"""Slots of templates, and templates that are written as text (`template.py` has the form)."""
 
-from __future__ import annotations
-
 import ast
 import re
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Classes of characters in regular expressions, and which characters are equal without regard to case.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 
@@ -43,11 +41,6 @@ def others(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return normal([*out, (at, LAST_CHARACTER)])
 
 
-def covers_plain(ranges: Ranges) -> bool:
-    """Whether all plain characters are in normal ranges: those that a JSON string has without an escape."""
-    return all(any(a <= low and high <= b for a, b in ranges) for low, high in PLAIN_PARTS)
-
-
 PLAIN_PARTS = normal(PLAIN)
 
 
@@ -71,8 +64,12 @@ Part = tuple[int, int, int, int]  # from state, lowest byte, highest byte, to st
 
 
 @functools.lru_cache(maxsize=512)
-def byte_moves(ranges: Ranges) -> tuple[int, tuple[Part, ...]]:
-    """The number of states and the moves of the automaton of one of these characters: from state 0 to state 1."""
+def byte_moves(ranges: Ranges) -> tuple[int, tuple[Part, ...], bool]:
+    """The number of states and the moves of the automaton of one of these characters, from state 0 to state 1.
+
+    Last, whether all plain characters are among them: those that a JSON string has without an escape.
+    """
+    ranges = normal(ranges)
     found: dict[Sequences, int] = {((),): 1}
     moves: list[Part] = []
 
@@ -89,8 +86,9 @@ def byte_moves(ranges: Ranges) -> tuple[int, tuple[Part, ...]]:
             if new:
                 state(key, found[key])
 
-    state(tuple(s for low, high in normal(ranges) for s in _sequences(low, high)), 0)
-    return len(found) + 1, tuple(moves)
+    state(tuple(s for low, high in ranges for s in _sequences(low, high)), 0)
+    plain = all(any(a <= low and high <= b for a, b in ranges) for low, high in PLAIN_PARTS)
+    return len(found) + 1, tuple(moves), plain
 
 
 @functools.cache
@@ -99,7 +97,7 @@ def plain_automaton() -> np.ndarray:
 
     States 1, 2, ... are in the order of the bytes that remain, fewest first.
     """
-    count, moves = byte_moves(PLAIN_PARTS)
+    count, moves, _ = byte_moves(PLAIN_PARTS)
     remaining = [0] * count
     for _ in range(3):
         for start, _low, _high, end in moves:

@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import RequestError, nearest, shown
 from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain import expressions as ex
-from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
+from llmanac.generate.constrain._utf8 import EVERY, byte_moves, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
 from llmanac.kernels.constrain.items import (
     ACCEPTS,
@@ -174,7 +174,7 @@ class _AutomatonBuilder:
     def _node(self, node: ex.Node | ex.Regex, at: int) -> int:
         match node:
             case ex.Chars(ranges):
-                return self.characters(normal(ranges), at)
+                return self.characters(ranges, at)
             case ex.Concat(items) | ex.Concatenation(items):
                 for item in items:
                     at = self.node(item, at)
@@ -197,11 +197,11 @@ class _AutomatonBuilder:
         raise RequestError(f"the constraint has {shown(node)}, which is no expression")
 
     def characters(self, ranges: tuple[tuple[int, int], ...], at: int) -> int:
-        count, moves = byte_moves(ranges)
+        count, moves, plain = byte_moves(ranges)
         first = self.state(count - 1) - 1  # state 1 of `moves` and those behind it
         end = first + 1
         self.moves += [(first + a if a else at, low, high, first + b) for a, low, high, b in moves]
-        if covers_plain(ranges):
+        if plain:
             self.plain.append((at, end))
         return end
 

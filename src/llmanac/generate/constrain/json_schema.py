@@ -16,8 +16,6 @@ What cannot be followed exactly is refused by the pointer of its keyword. Keywor
 Source: json-schema.org, drafts 4, 6, 7, 2019-09 and 2020-12.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, Literal

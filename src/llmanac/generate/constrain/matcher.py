@@ -98,7 +98,7 @@ class Matcher:
             run, varied = memory.sets[state, SET_RUN], memory.counts[VARIED]
             chosen = next(part for part in self.vocabulary.slices if part.run <= run)
             mask = chosen.plain.copy()
-            if recognize.walk(self.network, memory, chosen.rest, state, mask, buffer, at) == FULL:
+            if recognize.walk(self.network, memory, chosen.nodes, chosen.same, state, mask, buffer, at) == FULL:
                 return None
             if memory.counts[VARIED] == varied:  # the mask does not depend on the text itself
                 if len(self._masks) * mask.nbytes > MOST_BYTES:

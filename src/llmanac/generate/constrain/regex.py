@@ -10,8 +10,6 @@ Unicode, and `$` is also before a new line that ends the text. `search_regex` ha
 `pattern`: the text has a match somewhere, as ECMA-262 finds it, where `\d` and `\w` are ASCII and `{,m}` is text.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

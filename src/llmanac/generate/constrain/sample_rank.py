@@ -13,8 +13,6 @@ v, the result is with 1 - (1 - v)^n. The cost is that of n texts; the prompt is 
 Stiennon et al. 2020, arXiv:2009.01325 (best of n by a reward).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

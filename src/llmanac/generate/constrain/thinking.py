@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmanac.generate.constraint import Constraint
+from llmanac.generate._options import Constraint
 
 if TYPE_CHECKING:
     from llmanac.tokenizers import Tokenizer

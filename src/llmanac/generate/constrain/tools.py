@@ -7,8 +7,6 @@ granite, phi4:      <|tool_call|>[{"name": "f", "arguments": {...}}, ...], with 
 deepseek-v3, -v3.1: markers around all calls, around each, and behind its name; v3 has its arguments in a block of code
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
 PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch
 _KNOWN: weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], MaskVocabulary]] = weakref.WeakKeyDictionary()
-Trie = tuple[np.ndarray, ...]
 
 
 class TokenSlice(NamedTuple):
-    """Plain tokens of at most `run` characters as a mask, and the trie of all other tokens."""
+    """Plain tokens of at most `run` characters as a mask, and the trie of all other tokens (`networks.trie`)."""
 
     run: int
     plain: np.ndarray
-    rest: Trie
+    nodes: np.ndarray
+    same: np.ndarray
 
 
 class MaskVocabulary:
@@ -71,8 +71,8 @@ class MaskVocabulary:
         parts = [self.token[i] for i in rest.tolist()]
         offsets = np.cumsum([0, *map(len, parts)])
         same = np.full(self.size, -1, np.int32)
-        made = networks.trie(np.frombuffer(b"".join(parts) or b"\0", np.uint8), offsets, rest, same)
-        return TokenSlice(run, plain, (*made, same))
+        nodes = networks.trie(np.frombuffer(b"".join(parts) or b"\0", np.uint8), offsets, rest, same)
+        return TokenSlice(run, plain, nodes, same)
 
     def longer(self, data: bytes) -> Iterator[int]:
         """The places from which on `data` is the beginning of a longer token, the first one first."""

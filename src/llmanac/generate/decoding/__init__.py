@@ -12,8 +12,6 @@ comes what chooses: a draw, `greedy` or `beam`. Before a beam search the methods
 Operations on rows of logits (B, V) that samplers share. Each row is computed by itself; results have its dtype.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

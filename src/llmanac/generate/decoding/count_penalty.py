@@ -5,8 +5,6 @@
 Negative values favour repetition. The definition is that of OpenAI's API. Logits (B, V) in and out.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar

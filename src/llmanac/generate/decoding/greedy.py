@@ -7,8 +7,6 @@ sequence it builds need not be the most probable one: a good continuation may st
 No random number is used.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -5,8 +5,6 @@
 100 in effect forces a token, -100 forbids it. Logits (B, V) in and out.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

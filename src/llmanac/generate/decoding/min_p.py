@@ -6,8 +6,6 @@ The cut scales with how sure the model is, and needs no sum or sort. Logits (B, 
 dropped.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

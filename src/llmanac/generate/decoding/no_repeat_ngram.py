@@ -6,8 +6,6 @@ Where it would rule out every token, the text goes on unblocked. Logits (B, V) i
 ruled out.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -6,8 +6,6 @@ With r > 1 both lower the token. The penalty does not depend on how often the to
 that must be repeated (names, numbers). Logits (B, V) in and out.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

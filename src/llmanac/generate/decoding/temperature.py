@@ -7,8 +7,6 @@ changes nothing. Logits (B, V) in, logits (B, V) out; each row's maximum is subt
 probability and keeps a very small T from overflowing.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ with the k-th all stay, as in transformers, so that the result does not depend o
 logits (B, V) out, with `-inf` for what was dropped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -8,8 +8,6 @@ are sorted in full and summed from the small end, which loses no accuracy to a s
 logits (B, V) out, with `-inf` for what was dropped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

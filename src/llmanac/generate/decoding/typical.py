@@ -7,8 +7,6 @@ Very probable tokens may be dropped where the distribution is flat: text then ca
 as the model expects. Logits (B, V) in, logits (B, V) out, with `-inf` for what was dropped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -6,8 +6,6 @@ proposed token. So greedy tokens are the same with any drafter, and so are sampl
 numbers, whatever was proposed (`speculative.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol

@@ -3,8 +3,6 @@
 No colour or size is said in a style attribute, which the content security policy forbids.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Iterable, Sequence

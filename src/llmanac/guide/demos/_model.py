@@ -1,8 +1,6 @@
 """The model that demos run on: the one that was named, else SmolLM2 where its package is installed, else the run of
 `make demo`, else an n-gram model that is counted here from the text of the evidence pages."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Sequence

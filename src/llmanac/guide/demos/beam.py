@@ -1,8 +1,6 @@
 """The texts that a beam search keeps at each step, as a tree: a branch that has no successor was given up. The best
 finished text is marked; its score is its log-probability over its length to the power of the penalty."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from markupsafe import Markup

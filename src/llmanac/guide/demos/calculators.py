@@ -3,8 +3,6 @@ formula of each part. No weights are read and nothing is built but shapes.
 
 Latency is a lower bound by the roofline, t = max(FLOPs / rate, bytes / bandwidth), for the machine that you name."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

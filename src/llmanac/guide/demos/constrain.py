@@ -1,8 +1,6 @@
 """Which tokens may come next in a document of a JSON Schema: the mask that the engine puts on the model's logits, after
 a beginning that you type. Tokens of the model's own ranking that are not allowed have probability 0 afterwards."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

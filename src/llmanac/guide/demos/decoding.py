@@ -2,8 +2,6 @@
 else was likely. Each method has values under which it differs from drawing from the model. A method that keeps several
 tokens draws one with the seed; beam searches have a demo of their own."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

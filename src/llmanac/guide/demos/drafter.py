@@ -1,8 +1,6 @@
 """Speculative decoding token by token: a proposed token that the model accepts needs no call of its own. The text is
 the one that the model writes alone, which is checked here. More is accepted where the text repeats itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from markupsafe import Markup

@@ -4,8 +4,6 @@ For the demos' model: the attention weights of a layer and head, and the bytes o
 the kind: how much each earlier token changes each output, |d y_t / d x_s|, in one layer of it with random weights, so
 that recurrent and linear mixers can be looked at in the same way; and the bytes of its state."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

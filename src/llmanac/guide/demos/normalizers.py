@@ -3,8 +3,6 @@ enumerated, so that there is no sampling noise. Dividing by an answer's own leng
 short ones, and by a group's length groups with long ones. The true gradient of the expected reward is p (r - E r) for
 the logit of each answer."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

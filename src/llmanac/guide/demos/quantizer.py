@@ -1,8 +1,6 @@
 """A block of weights in every quantizer's form: bits a number with its scales, and the error. The weights are drawn
 from a normal distribution; one of them can be made an outlier, which widens the scale of all that share it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,8 +1,6 @@
 """Scores of a query over passages that you type, one a line: BM25, vectors, and both joined. The vectors count runs of
 three letters, so that no model is needed: they see that "sailing" resembles "sailor", and not that a boat is a ship."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Sequence

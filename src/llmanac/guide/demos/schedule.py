@@ -2,8 +2,6 @@
 halves of a backward pass, of inputs (I) and of weights (W). From the order that torch runs, with a backward pass twice
 as long as a forward one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from markupsafe import Markup

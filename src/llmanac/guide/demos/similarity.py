@@ -4,8 +4,6 @@ classification makes of it, softmax(s cos). Without pictures of yours, scenes ar
 The model is the run of `llmanac run clip` where `runs/clip` holds one, else a small one that is trained here for some
 seconds on drawn scenes: it knows their words, colors and shapes, and nothing of photographs."""
 
-from __future__ import annotations
-
 import base64
 import functools
 from pathlib import Path

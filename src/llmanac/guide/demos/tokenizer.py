@@ -1,8 +1,6 @@
 """The same text cut by every tokenizer of the kind, each learned from the same prose with the same number of tokens,
 and by the tokenizer of the demos' model. A token's number is shown where the pointer rests on it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from markupsafe import Markup

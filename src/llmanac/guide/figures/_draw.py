@@ -1,7 +1,5 @@
 """Boxes, arrows, grids of numbers and curves as SVG, in the colours of the page: light or dark follows the reader."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

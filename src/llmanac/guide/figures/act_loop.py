@@ -1,7 +1,5 @@
 """A model that acts: observation, call, result, again."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 SURE, STEPS = 0.9, 10

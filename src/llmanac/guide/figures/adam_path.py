@@ -1,7 +1,5 @@
 """Paths of gradient descent and of Adam in a narrow valley, both with the largest rate that stays in it."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """From what a model writes to right or wrong: extraction, normalization, comparison."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 WRITTEN, GOLD = "So the answer is $1,200.00.", "1200"

@@ -1,7 +1,5 @@
 """Which keys each query reads: full, window, window with global tokens."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 LENGTH, WINDOW = 10, 3

@@ -1,7 +1,5 @@
 """Attention step by step: scores, mask, softmax, weighted sum, of three tokens with two numbers a head."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

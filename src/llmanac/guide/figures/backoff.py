@@ -1,7 +1,5 @@
 """How an n-gram model falls back from a long context that it has not seen to shorter ones."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 LEVELS = (("the black cat", 0, 3), ("black cat", 1, 8), ("cat", 14, 60), ("", 120, 10_000))

@@ -1,7 +1,5 @@
 """Requests that join and leave a batch at every step, and a batch that waits for its slowest."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 LENGTHS = (7, 3, 5, 2, 4, 6)

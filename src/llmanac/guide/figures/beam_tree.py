@@ -1,7 +1,5 @@
 """Beam search of width two on a small tree, where greedy search misses the most likely sequence."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 TREE = {"": (("a", 0.5), ("b", 0.4), ("c", 0.1)), "a": (("x", 0.35), ("y", 0.33), ("z", 0.32)),

@@ -1,7 +1,5 @@
 """A block with its norms after each part, as first published, and before each part, as today."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

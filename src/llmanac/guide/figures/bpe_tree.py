@@ -1,7 +1,5 @@
 """BPE on a few words: the merges in their order, and how they build one word."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """A dialogue in its template: which tokens carry loss."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 TURNS = (("user", ("What", "is", "BPE", "?"), False), ("assistant", ("A", "tokenizer", "<end>"), True),

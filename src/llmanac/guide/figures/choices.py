@@ -1,7 +1,5 @@
 """Three ways to score a question with several choices."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 CHOICES = (("a cup", -6.0, 2), ("a very large wooden table", -9.0, 5), ("the moon", -11.0, 2))

@@ -1,7 +1,5 @@
 """CLIP's contrastive loss: similarities of each picture with each text, and the pairs on the diagonal."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

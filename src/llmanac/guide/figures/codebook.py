@@ -1,7 +1,5 @@
 """A VQ-VAE: each place of an encoded picture is replaced by the nearest entry of a codebook."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

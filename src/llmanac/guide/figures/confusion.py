@@ -1,7 +1,5 @@
 """Accuracy, precision and recall of one label, from a table of errors."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 RIGHT, MISSED, FALSE, REST = 8, 4, 2, 86

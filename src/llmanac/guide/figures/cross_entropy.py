@@ -1,7 +1,5 @@
 """The loss of one prediction by the probability of what came."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """From pages to tokens: the stages of a data pipeline."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 STAGES = ("pages", "extraction", "filtering", "deduplication", "mixing", "tokens")

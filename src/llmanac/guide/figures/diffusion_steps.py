@@ -1,7 +1,5 @@
 """A picture that is drowned in noise step by step; generation goes the other way."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a student learns from a teacher: hidden states, the distribution over tokens, written text."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

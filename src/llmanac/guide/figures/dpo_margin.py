@@ -1,7 +1,5 @@
 """DPO's loss of a pair by the margin between its answers, at three strengths."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

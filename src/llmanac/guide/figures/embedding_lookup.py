@@ -1,7 +1,5 @@
 """A row of the embedding matrix, found by a one-hot vector or by its number."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """Why a sum of word scores cannot express negation: four texts that no line separates."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 CASES = (("bad", 0, 0, False), ("good", 0, 1, True), ("not bad", 1, 0, True), ("not good", 1, 1, False))

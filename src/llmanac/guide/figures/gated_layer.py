@@ -1,7 +1,5 @@
 """A feed-forward layer with one function, and with a gate."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """The cell of an LSTM with its three gates."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 KEPT, STEPS = 0.98, 60

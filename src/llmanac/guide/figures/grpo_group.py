@@ -1,7 +1,5 @@
 """GRPO: rewards of a group of answers to one prompt become advantages."""
 
-from __future__ import annotations
-
 import statistics
 
 from llmanac.guide.figures._draw import Drawing

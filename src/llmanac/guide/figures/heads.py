@@ -1,7 +1,5 @@
 """Which query heads share keys and values: multi-head, grouped-query, multi-query."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 HEADS = 8

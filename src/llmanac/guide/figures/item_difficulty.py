@@ -1,7 +1,5 @@
 """Adjusting a benchmark: items by how hard they are, and what they say about three models."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

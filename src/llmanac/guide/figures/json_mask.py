@@ -1,7 +1,5 @@
 """A constraint as an automaton: states of a small JSON text and the tokens that each lets pass."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 STATES = ("start", "key", "colon", "value", "end")

@@ -1,7 +1,5 @@
 """What a step of decoding computes and reads with a cache of keys and values."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

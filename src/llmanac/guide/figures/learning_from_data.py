@@ -1,7 +1,5 @@
 """What rules, prompting and fine-tuning need and give, on one line from no data to much."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

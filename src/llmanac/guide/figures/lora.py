@@ -1,7 +1,5 @@
 """LoRA: a frozen matrix and the product of two thin ones beside it."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 WIDTH, RANK = 4096, 16

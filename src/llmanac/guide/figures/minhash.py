@@ -1,7 +1,5 @@
 """MinHash: signatures of two texts agree as often as their sets of word sequences overlap."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

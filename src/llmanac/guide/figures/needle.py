@@ -1,7 +1,5 @@
 """Answers by the place of the passage that holds them, as measured in the study of gold passages."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.core import catalogue

@@ -1,7 +1,5 @@
 """A sequence's probability as a product of the next token's, with what each costs in bits."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

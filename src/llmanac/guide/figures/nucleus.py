@@ -1,7 +1,5 @@
 """What top-k and top-p keep of a sharp and of a flat distribution."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

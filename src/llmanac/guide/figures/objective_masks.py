@@ -1,7 +1,5 @@
 """Which tokens each pretraining objective may look at, and which carry loss."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 LENGTH = 6

@@ -1,7 +1,5 @@
 """A row of weights in eight bits, in four, in one: what is stored and what comes back."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """What BLEU and ROUGE count in a candidate and a reference."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 REFERENCE = ["the", "cat", "lay", "on", "the", "warm", "mat"]

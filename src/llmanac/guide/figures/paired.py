@@ -1,7 +1,5 @@
 """Two models on the same items: the difference by item says more than two averages."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

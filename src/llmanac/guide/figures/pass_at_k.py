@@ -1,7 +1,5 @@
 """pass@k by the number of samples that may be tried, for problems of several difficulties."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 from llmanac.metrics.pass_at_k import estimates
 

@@ -1,7 +1,5 @@
 """A picture as a sequence of patches."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

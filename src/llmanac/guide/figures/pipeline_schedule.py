@@ -1,7 +1,5 @@
 """A pipeline of four stages with one forward and one backward in turn: who computes when."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 STAGES, MICRO = 4, 6

@@ -1,7 +1,5 @@
 """Three kinds of positions: waves, a table with an end, and terms by distance."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

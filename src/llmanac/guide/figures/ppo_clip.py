@@ -1,7 +1,5 @@
 """PPO's clipped objective by the ratio, for a good and a bad action."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 EPS = 0.2

@@ -1,7 +1,5 @@
 """The levels that four bits have: evenly spaced and NF4's, over a normal distribution of weights."""
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 

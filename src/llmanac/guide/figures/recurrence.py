@@ -1,7 +1,5 @@
 """A recurrence, one step after the other, and the same linear recurrence as a scan in log T rounds."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 STEPS = 8

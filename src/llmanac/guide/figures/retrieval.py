@@ -1,7 +1,5 @@
 """Retrieval-augmented generation: what is looked up and what the model reads."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

@@ -1,7 +1,5 @@
 """How what was learned fades, and how reviews at growing distances hold it."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 REVIEWS = ((0, 3.0), (3, 8.0), (11, 22.0))  # day, and the days until nine of ten are left

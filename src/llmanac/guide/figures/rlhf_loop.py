@@ -1,7 +1,5 @@
 """RLHF: three stages, and the loop of the last one."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

@@ -1,7 +1,5 @@
 """The angles by which RoPE turns pairs of coordinates, by position, and the pair's wave length."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

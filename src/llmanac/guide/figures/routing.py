@@ -1,7 +1,5 @@
 """A mixture of experts: each token goes to its two best experts."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

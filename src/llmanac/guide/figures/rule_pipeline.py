@@ -1,7 +1,5 @@
 """A rule-based classifier on one sentence: features, weights, score, decision."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 WORDS = (("great", 1.0), ("plot", 0.0), ("but", -0.2), ("dull", -1.0), ("dull", -1.0))

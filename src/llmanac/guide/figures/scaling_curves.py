@@ -1,7 +1,5 @@
 """A scaling law's loss over model size, one curve a budget, and where each has its lowest point."""
 
-from __future__ import annotations
-
 import math
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """What the root of d does: the largest weight of a softmax over random scores, by width, with and without it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Three ways to make a language model see."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

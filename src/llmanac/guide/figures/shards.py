@@ -1,7 +1,5 @@
 """What a device holds in data parallel training, as copies and in shards."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 DEVICES = 4

@@ -1,7 +1,5 @@
 """Trained vectors before the input: at the embeddings (prompt tuning) or in every layer (prefix tuning)."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

@@ -1,7 +1,5 @@
 """A model as the tree of its Specs: what each part is by default, and how many methods can stand in its place."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

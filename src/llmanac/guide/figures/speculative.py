@@ -1,7 +1,5 @@
 """Speculative decoding: a draft of several tokens, checked in one pass."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 DRAFT = (("the", True), ("cat", True), ("sits", False), ("on", None))

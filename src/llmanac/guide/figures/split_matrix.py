@@ -1,7 +1,5 @@
 """Tensor parallel: the first matrix of a pair by columns, the second by rows, one sum at the end."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 DEVICES = 2

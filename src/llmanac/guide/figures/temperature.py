@@ -1,7 +1,5 @@
 """The same logits at three temperatures."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.guide.figures._draw import Drawing

@@ -1,7 +1,5 @@
 """Voting, best of n and tree search: where more computing goes while a model answers."""
 
-from __future__ import annotations
-
 from llmanac.guide.figures._draw import Drawing
 
 

@@ -12,7 +12,6 @@ have been kept), and the work stays linear in the text.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -7,7 +7,6 @@ than prose. Both take the leftmost of equal ranks first, as `tokenizers` and tik
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from functools import partial
 

@@ -1,7 +1,5 @@
 """More merges for an existing byte-pair vocabulary: the trainer's loop, started from words cut into its tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -11,7 +11,6 @@ a longer word's bytes come first. The number of ids takes 8 bits; the 24 above i
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -5,8 +5,6 @@
 Rows of int64 tables and small functions are for the compiler's sake: numba's time grows fast with a function's size.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.text import grown, grown_rows, inner, mix, prefetch

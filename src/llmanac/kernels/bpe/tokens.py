@@ -2,8 +2,6 @@
 # (numba types these functions itself)
 """Tokens by their bytes, for BPE training: the token that two others' bytes are together."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.bpe.parts import KEY, NUMBER, ZERO

@@ -11,8 +11,6 @@ A merge whose bytes are a token already (a special token may equal a mergeable s
 `tokenizers` rescans whole words, and so does this.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass

@@ -6,7 +6,6 @@ before, text)`. `recognize.py` says what they are for.
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import NamedTuple
 

@@ -2,7 +2,6 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 
@@ -174,15 +173,19 @@ words = cached(_words, nogil=True)
 
 
 def _trie(data, offsets, ids, same):
-    """Sorted strings as a trie in preorder: byte, depth, the node behind its subtree, and the token that ends there.
+    """Sorted strings as a trie: (nodes, 4) int32, whose rows are byte, token that ends there or -1, and its children.
 
+    Node 0 is the root; children stand side by side, `nodes[first:end]`, since most of them are looked at in vain.
     String i is `data[offsets[i]:offsets[i + 1]]` and belongs to token `ids[i]`; further tokens of the same bytes are
     chained in `same`.
     """
-    most = data.shape[0]
-    letters, depths, skips = np.empty(most, np.uint8), np.empty(most, np.int16), np.empty(most, np.int32)
-    tokens, path = np.empty(most, np.int32), np.empty(most + 1, np.int32)
-    count, depth = 0, 0
+    most = data.shape[0] + 1
+    letters, skips = (
+        np.empty(most, np.uint8),
+        np.empty(most, np.int32),
+    )  # of nodes in preorder; its subtree's end
+    tokens, path = np.empty(most, np.int32), np.empty(most, np.int32)
+    letters[0], tokens[0], count, depth = 0, -1, 1, 0
     for i in range(ids.shape[0]):
         start, stop = offsets[i], offsets[i + 1]
         shared = 0
@@ -193,7 +196,7 @@ def _trie(data, offsets, ids, same):
             skips[path[depth]] = count
         for j in range(start + shared, stop):
             path[depth] = count
-            letters[count], depths[count], tokens[count] = data[j], depth, -1
+            letters[count], tokens[count] = data[j], -1
             depth += 1
             count += 1
         end = path[depth - 1]
@@ -202,7 +205,19 @@ def _trie(data, offsets, ids, same):
     while depth > 0:
         depth -= 1
         skips[path[depth]] = count
-    return letters[:count].copy(), depths[:count].copy(), skips[:count].copy(), tokens[:count].copy()
+    skips[0] = count
+    nodes, order, placed = np.empty((count, 4), np.int32), path, 1
+    order[0] = 0
+    for k in range(count):
+        node = order[k]
+        nodes[k, 0], nodes[k, 1], nodes[k, 2] = letters[node], tokens[node], placed
+        child = node + 1
+        while child < skips[node]:
+            order[placed] = child
+            placed += 1
+            child = skips[child]
+        nodes[k, 3] = placed
+    return nodes
 
 
 trie = cached(_trie, nogil=True)

@@ -12,7 +12,6 @@ Earley 1970, An efficient context-free parsing algorithm; Leo 1991 for right rec
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 
@@ -173,22 +172,27 @@ def step(g, m, origin, letter, buffer, at, real):
     """The set after a byte of class `letter`, DEAD or FULL.
 
     `buffer[:at + 1]` is the text with that byte, which Fresh terminals look at; `real` False: the text is only
-    considered, and what it adds to the texts of a scope is not to be kept.
+    considered, and what it adds to the texts of a scope is not to be kept. Classes that no move tells apart from this
+    one lead to the same set, so it is kept for all of them.
     """
     known = m.moves[origin, letter]
     if known >= items.DEAD:
         return np.int64(known)
     m.counts[items.STAMP] += 1
     count, varies = np.int64(0), False
+    low, high = np.int64(0), np.int64(m.moves.shape[1] - 1)
     for i in range(m.sets[origin, items.SCAN_AT], m.sets[origin + 1, items.SCAN_AT]):
         item = m.items[items.SCANS, i]
         state, frame, texts = items.state_of(item), items.frame_of(item), items.list_of(item)
         fresh = frame != 0 and g.rules[m.frames[frame, 1], 1] == items.FRESH
         for j in range(g.states[state, items.MOVE_AT], g.states[state + 1, items.MOVE_AT]):
             if g.moves[j, 0] > letter:
+                high = min(high, g.moves[j, 0] - 1)
                 break
             if g.moves[j, 1] < letter:
+                low = max(low, g.moves[j, 1] + 1)
                 continue
+            low, high = max(low, g.moves[j, 0]), min(high, g.moves[j, 1])
             to, own = g.moves[j, 2], frame
             if fresh:
                 if m.frames[frame, 3] == items.HERE:
@@ -218,7 +222,8 @@ def step(g, m, origin, letter, buffer, at, real):
     if varies:
         m.counts[items.VARIED] += 1
     elif found != items.FULL:
-        m.moves[origin, letter] = found
+        for kind in range(low, high + 1):
+            m.moves[origin, kind] = found
     return found
 
 
@@ -237,36 +242,40 @@ def _follow(g, m, state, buffer, start, stop):
 follow = cached(_follow, nogil=True)
 
 
-def _walk(g, m, trie, state, mask, buffer, at):
-    """Set the bits of the tokens of a trie that may follow; the number of nodes seen, or FULL.
+def _walk(g, m, nodes, same, state, mask, buffer, at):
+    """Set the bits of the tokens of a trie that may follow; FULL where memory is used up, else 0.
 
     `buffer[:at]` is the text so far; it has room for a token behind it.
     """
-    letters, depths, skips, tokens, same = trie
-    states = np.empty(items.LONGEST_TOKEN + 1, np.int64)
-    states[0] = state
-    i, seen = 0, 0
-    while i < letters.shape[0]:
-        seen += 1
-        depth, letter = depths[i], letters[i]
-        kind = g.classes[letter]
-        to = np.int64(m.moves[states[depth], kind])
-        if to < items.DEAD:
-            buffer[at + depth] = letter
-            to = step(g, m, states[depth], kind, buffer, at + depth, False)
-            if to == items.FULL:
-                return np.int64(items.FULL)
+    stack, depth = np.empty((items.LONGEST_TOKEN + 1, 3), np.int64), 0  # the state at a node, and what is left of it
+    stack[0, 0], stack[0, 1], stack[0, 2] = state, nodes[0, 2], nodes[0, 3]
+    while depth >= 0:
+        origin, i, end = stack[depth, 0], stack[depth, 1], stack[depth, 2]
+        to = np.int64(items.DEAD)
+        while i < end and to < 0:
+            letter = np.uint8(nodes[i, 0])
+            kind = g.classes[letter]
+            to = np.int64(m.moves[origin, kind])
+            if to < items.DEAD:
+                buffer[at + depth] = letter
+                to = step(g, m, origin, kind, buffer, at + depth, False)
+                if to == items.FULL:
+                    return np.int64(items.FULL)
+            i += 1
         if to < 0:
-            i = skips[i]
+            depth -= 1
             continue
-        buffer[at + depth] = letter
-        states[depth + 1] = to
-        token = tokens[i]
+        stack[depth, 1] = i
+        i -= 1
+        token = nodes[i, 1]
         while token >= 0:
             mask[token >> 5] |= np.uint32(1) << np.uint32(token & 31)
             token = same[token]
-        i += 1
-    return np.int64(seen)
+        if nodes[i, 2] < nodes[i, 3]:
+            buffer[at + depth] = np.uint8(nodes[i, 0])
+            depth += 1
+            stack[depth, 0], stack[depth, 1], stack[depth, 2] = to, nodes[i, 2], nodes[i, 3]
+    return np.int64(0)
 
 
 walk = cached(_walk, nogil=True)

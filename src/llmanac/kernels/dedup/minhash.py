@@ -10,7 +10,6 @@ mixing before them are those of datasketch's "affine32" scheme, so equal shingle
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -6,7 +6,6 @@ length. The hash alone decides nothing: whoever calls compares the words of each
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

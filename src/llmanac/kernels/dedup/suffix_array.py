@@ -10,7 +10,6 @@ after Kärkkäinen, Manzini and Puglisi 2009, "Permuted longest-common-prefix ar
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -1,7 +1,5 @@
 """The units (words, mostly) of a text by a table of what each character is: the plain form of `minhash.units`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.dedup import minhash

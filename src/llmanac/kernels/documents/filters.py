@@ -6,7 +6,6 @@ decision at the very threshold is the same.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -7,7 +7,6 @@ a parser does.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -6,7 +6,6 @@ one of 2^bits buckets; a bucket's value is `1 + log(count)`, and the vector has 
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import math
 

@@ -1,7 +1,5 @@
 """What English tokenization and the filters do with each character; `tools/make_english_tables.py` makes the table."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A filter must count the words that its reference counts, which are spaCy's. Thes
 word lists in `rules.toml`; `tests/references/test_english_words.py` compares them with spaCy's own.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,7 +8,6 @@ spell a special case are joined. Filters that must decide as their reference doe
 
 # mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 

@@ -11,8 +11,6 @@ x = (d s) (q - offset)`. `codes.py` has the bits.
 All arithmetic is in float32 and in the order of ggml's reference, so the numbers are equal to the last bit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -8,7 +8,6 @@ bits of a kind are: numbers in float32 and the order of the packed products (`ke
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -7,8 +7,6 @@ its length in 8 bytes and UTF-8. All is little-endian. A file is untrusted: ever
 with the file's size before memory is taken, and what is refused is named by file and field.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import struct

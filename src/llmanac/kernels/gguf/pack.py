@@ -10,7 +10,6 @@ numbers of the block. d and m are rounded to float16 before codes are chosen for
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import math
 

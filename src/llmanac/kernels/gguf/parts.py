@@ -1,7 +1,5 @@
 """A model in several GGUF files, NAME-00001-of-00003.gguf and so on: the first has the keys, each has tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -11,7 +11,6 @@ Every query's numbers are made in the same order whatever it shares its pages wi
 
 # mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 from typing import Any

@@ -7,7 +7,6 @@ The sum is in float64 over pieces of 1,024 numbers, each in float32.
 
 # mypy: disable-error-code="no-untyped-def, call-arg, assignment"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import math
 

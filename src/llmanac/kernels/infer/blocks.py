@@ -11,7 +11,6 @@ filled up to a multiple of 16 with zeros.
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 from collections.abc import Callable

@@ -8,7 +8,6 @@ float32.
 
 # mypy: disable-error-code="no-untyped-def, call-arg, assignment"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import math
 

@@ -11,7 +11,6 @@ and meet between them.
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import Any, NamedTuple
 

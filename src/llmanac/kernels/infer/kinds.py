@@ -7,8 +7,6 @@ A folder's matrix has codes, a scale for some numbers of a row and perhaps a num
 whatever layout the codes had and however far a scale of the folder reaches; `blocks.py` puts either in one order.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -6,7 +6,6 @@ matrices have and whatever the processor can do.
 
 # mypy: disable-error-code="no-untyped-def, call-arg, var-annotated, attr-defined"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 import os

@@ -11,7 +11,6 @@ of threads and the form (AVX-512 VNNI, AVX2, plain) are: a row's result does not
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 from typing import Any

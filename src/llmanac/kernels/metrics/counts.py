@@ -5,8 +5,6 @@
 A sequence is a range of one array of ids, `[from, to)`. A pair is a hypothesis and a reference.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.text import cached, mix, slots_for

@@ -6,8 +6,6 @@ Texts are joined by 0xFF (`kernels.text.pack`). A word is a run of bytes that `k
 it was first seen, over hypotheses and references together. Words are compared byte by byte, so ids are exact.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.ngrams.text import find_word

@@ -2,8 +2,6 @@
 # (numba types these functions itself)
 """Sums over randomly chosen segments, for randomisation tests and the bootstrap."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.text import cached

@@ -1,8 +1,6 @@
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-"""The n-gram lines of ARPA files, in and out, in numba over bytes; sections and files: `models/ngrams/arpa.py`."""
-
-from __future__ import annotations
+"""The n-gram lines of ARPA files, in and out, in numba over bytes; sections and files: `models/ngrams/load.py`."""
 
 import numpy as np
 

@@ -7,8 +7,6 @@ needs the level below it only. An n-gram occurs once if either (n-1)-gram inside
 text that is most of the work at the higher orders. `plain_counts` is the form that all of this must equal.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

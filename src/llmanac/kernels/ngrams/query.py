@@ -8,8 +8,6 @@ waits for the one before it, so the processor overlaps their cache misses. Every
 goes into, since a trie may come from a damaged file. `plain_score` is the form that the rest must equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

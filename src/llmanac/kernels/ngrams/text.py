@@ -7,8 +7,6 @@ feed. Words are bytes and are never decoded. A word table is open addressing ove
 key, length, id + 1); words longer than a key are compared byte by byte.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmanac.kernels.text import cached, hash_of, inner, load_byte, prefetch, same_bytes, word_key

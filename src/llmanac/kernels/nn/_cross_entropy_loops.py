@@ -7,7 +7,6 @@ In a mixture, -log(e^(g - nll) + e^o), a is the share e^(g - nll) of the target'
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types its functions itself)
-from __future__ import annotations
 
 from typing import Any
 

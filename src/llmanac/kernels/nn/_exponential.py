@@ -9,7 +9,6 @@ above it the largest power.
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import Any
 

@@ -6,7 +6,6 @@ they are, so that one loop serves all three: float64 to compare it with the plai
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import concurrent.futures
 import functools

@@ -6,8 +6,6 @@
 The backward pass makes the tanh again, so that no (B, H, T, S, n) exists in either pass.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

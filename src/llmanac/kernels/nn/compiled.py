@@ -3,8 +3,6 @@
 What its own code makes of the formulas is slower on a CPU in bfloat16. Importing this module registers them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

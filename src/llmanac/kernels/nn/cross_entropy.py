@@ -9,8 +9,6 @@ each chunk again. Places whose target is IGNORE are left out before the product 
 the logits are a tanh(x / a); the slope of a chunk's, 1 - tanh^2(x / a), is kept with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 

@@ -13,8 +13,6 @@ probability: it adds nothing that can be seen where both are small, and loss and
 model does give it probability.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal

@@ -12,7 +12,6 @@ Papers: Bengio et al. 2003, "A Neural Probabilistic Language Model", section 2.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types its functions itself)
-from __future__ import annotations
 
 from typing import Any, Literal
 

@@ -5,8 +5,6 @@ H_i = - sum_v p_iv log p_iv,  p_i = softmax(c(h_i W^T + b))        h (N, D), W (
 c is the identity or a soft cap, c(x) = a tanh(x / a).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint

@@ -12,8 +12,6 @@ that takes part in the softmax and has no value: it starts m at the sink and l a
 Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; Milakov & Gimelshein 2018 for the online softmax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -2,7 +2,6 @@
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types its functions itself)
-from __future__ import annotations
 
 import numpy as np
 import torch

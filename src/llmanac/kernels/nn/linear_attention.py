@@ -9,8 +9,6 @@ the short recurrence over chunks is a loop. Katharopoulos et al. 2020, section 3
 With decay rates a head's S_t is e^(-rate) S_{t-1} + k_t v_t^T, so a key of n tokens ago counts e^(-n rate).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

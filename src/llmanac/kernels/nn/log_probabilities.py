@@ -6,8 +6,6 @@ The logits are kept, and nothing else of their size. Where all chunks together h
 backward pass computes each chunk's logits again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -12,7 +12,6 @@ they do not depend on the number of threads.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types its functions itself)
-from __future__ import annotations
 
 from typing import Any
 

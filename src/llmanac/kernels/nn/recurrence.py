@@ -12,7 +12,6 @@ same on other devices.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
-from llmanac.kernels.nn.operations import did
+from llmanac.kernels.nn.scan import did
 from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.kernels.text import cached
 

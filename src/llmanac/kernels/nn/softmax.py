@@ -9,7 +9,6 @@ computed, and the scale c costs no pass of its own.
 
 # mypy: disable-error-code="no-untyped-def"
 # (numba types its functions itself)
-from __future__ import annotations
 
 import numpy as np
 from torch import Tensor

@@ -3,8 +3,6 @@
 Apart from the loops, since asking must not import numba.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """`torch.compiler.disable` for programs that compile nothing: it imports the compiler, which takes over a second."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import sys

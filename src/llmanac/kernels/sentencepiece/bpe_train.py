@@ -6,7 +6,6 @@ whose text sorts first. A pair whose text is a piece already (made of other halv
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -5,7 +5,6 @@
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from collections import namedtuple
 

@@ -11,7 +11,6 @@ library does.
 
 # mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from functools import partial
 

@@ -6,7 +6,6 @@ kept as those of a byte-level BPE are (`bpe/known.py`).
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -3,18 +3,25 @@
 The word starts as its characters, and as whole user-defined symbols, which are never merged. Of all neighbours whose
 joint text is a piece, the pair with the highest score is merged, of equal ones the leftmost, until none is left. Pieces
 marked unused may be formed on the way; what is left of them at the end is taken apart again.
+
+A random generator for kernels, whose whole state is one number of the caller's.
 """
 
-# mypy: disable-error-code="assignment, call-arg"
-# (numba types these functions itself)
-from __future__ import annotations
-
 import numpy as np
+from numba import njit
 
 from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
-from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import longest, step
-from llmanac.kernels.text import ALL_ONES, cached, character_length, grown, inner, slots_for
+from llmanac.kernels.text import ALL_ONES, cached, character_length, grown, inner, random_bits, slots_for
+
+TO_DOUBLE = 2.0**-53
+
+
+@njit(forceinline=True)
+def drawn(state):
+    """A float64 in [0, 1) of 53 random bits; advances the (1,) uint64 state."""
+    return np.float64(random_bits(state) >> np.uint64(11)) * TO_DOUBLE
+
 
 GONE = np.int32(-2)  # merged into the symbol before it
 NO_SYMBOL = np.int32(-1)  # a character that no piece holds

@@ -6,7 +6,6 @@ Within this package a space is the byte 0x20 in normalised text, also where the 
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -12,7 +12,6 @@ draws, so drawing it again is a few comparisons.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from heapq import heappop, heappush
 
@@ -20,8 +19,7 @@ import numpy as np
 
 from llmanac.kernels.bpe.encode import HALF, LOW
 from llmanac.kernels.sentencepiece.cut import BPE, TEXT_END, emit, word_end
-from llmanac.kernels.sentencepiece.merge import merge
-from llmanac.kernels.sentencepiece.random import drawn
+from llmanac.kernels.sentencepiece.merge import drawn, merge
 from llmanac.kernels.sentencepiece.trie import step
 from llmanac.kernels.text import ONE, cached, character_length, grown, hash_of, inner, word_key
 

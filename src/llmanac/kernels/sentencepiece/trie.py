@@ -7,7 +7,6 @@ set. Bits of a unit: 0-7 label, 8 whether a key ends here, 9 whether the offset 
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 from collections.abc import Sequence
 

@@ -7,7 +7,6 @@ products near 1; every path over a stretch has the same number of characters, so
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

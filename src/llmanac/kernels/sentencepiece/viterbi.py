@@ -2,7 +2,6 @@
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

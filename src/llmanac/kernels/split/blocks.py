@@ -15,7 +15,6 @@ The end of a text (0xFF) has a class and a piece of its own.
 
 # mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir

@@ -10,7 +10,6 @@ set in the second, and its bytes must be compared where they are kept. A row who
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -6,7 +6,6 @@ the others, so that runs are contiguous and can be counted like pieces, and is d
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import functools
 

@@ -8,7 +8,6 @@ way, one character after the other with its class from `unicode.split_classes`.
 
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-from __future__ import annotations
 
 import numpy as np
 

@@ -15,8 +15,6 @@ Goodman & Weare 2010, Ensemble samplers with affine invariance, section 3: a wal
 one, so that no step size has to fit the long narrow valley of these laws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -10,8 +10,6 @@ Counted are all matrix products of a forward and a backward pass (`lab/complexit
 does twice or for keys that a causal mask hides. Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), section 2.1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -10,8 +10,6 @@ but size and tokens is one recipe: where its optimizer and head can, one learnin
 Runs are kept as they finish: the same command continues. Losses are nats a token of held-out text.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

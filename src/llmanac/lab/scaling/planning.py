@@ -11,8 +11,6 @@ Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556); DeepSeek-AI 2024 (https
 3.1; Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

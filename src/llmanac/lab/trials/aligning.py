@@ -12,8 +12,6 @@ One measure of preferences serves all arms, whatever reward a method has in its 
 reads both answers of each as labelled ones. The seed names the rows held out, their order, and the sampled answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

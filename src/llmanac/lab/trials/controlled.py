@@ -4,8 +4,6 @@ Precision, attention form and steps are written to `plan.json` before the first 
 continued, they do not depend on how busy the machine is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence

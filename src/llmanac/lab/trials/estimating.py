@@ -4,8 +4,6 @@ It shares text, tokenizer, measure and costs with `TrainingTrial`, so that both 
 steps, so nothing is settled, planned or tuned for it, and every seed gives the same numbers.
 """
 
-from __future__ import annotations
-
 import time
 import tracemalloc
 from collections.abc import Sequence

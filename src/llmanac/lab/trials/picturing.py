@@ -13,8 +13,6 @@ and 1/4.
     vlm, flamingo        the answer with the highest probability after the image and the question
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import time

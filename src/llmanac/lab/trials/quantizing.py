@@ -8,8 +8,6 @@ the files, and tokens a CPU second of decoding one row and eight, each in rounds
 Arms: the quantizers by name, `gguf{type=q8_0}` for the blocks of a .gguf file, `none` for the model as it is.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import statistics

@@ -13,8 +13,6 @@ The replicate is the question. Differences are of few sizes and far from normal,
 that of all signs of the differences (`stats.BOOTSTRAP`). Cost: seconds a query, after a first round that loads.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

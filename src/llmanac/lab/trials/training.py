@@ -6,8 +6,6 @@ names both the initial values and the order of rows. What is read, and what is m
 objective's choice (`recipes/parts.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -19,8 +19,6 @@ its own arithmetic. Nothing in a text is ever run. Time is linear in its length:
 `MOST_LATEX` characters is compared as it is, a sum or power too large to write down has no value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

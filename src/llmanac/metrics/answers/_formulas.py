@@ -11,8 +11,6 @@ Two polynomials that agree at a point drawn from 900,000 values are equal but fo
 beyond, or is something else, has no value. Nothing is evaluated by Python.
 """
 
-from __future__ import annotations
-
 import cmath
 import functools
 import math

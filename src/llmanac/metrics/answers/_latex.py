@@ -2,8 +2,6 @@
 2022, appendix D), with lm-eval's corrections. Both compare strings; neither knows mathematics.
 """
 
-from __future__ import annotations
-
 import re
 
 MOST_LATEX = 2000  # characters of an answer that is rewritten; some of the rules are quadratic in it

@@ -7,8 +7,6 @@ no word, F1 is 1 if both are empty and else 0. Of several references the best on
 reference must be in the answer (Dua et al. 2019, section 5).
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import string

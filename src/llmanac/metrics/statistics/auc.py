@@ -6,8 +6,6 @@ Its variance comes from how much each single item adds (DeLong et al. 1988, the 
 bootstrap, and exact in ties.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ Most scores of generated text are a formula of sums: BLEU of matches and lengths
 summands kept, a resampled corpus costs a sum of rows instead of another pass over the texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

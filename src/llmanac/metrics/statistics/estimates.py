@@ -8,8 +8,6 @@ effect that n items show at a level and a power is (z_(1 - level/2) + z_power) S
 Miller 2024, Adding error bars to evals, arXiv:2411.00640, sections 2.2, 4 and 5.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Confidence intervals of a proportion, and of the difference of two."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@
 I is the regularised incomplete beta function, by its continued fraction (Abramowitz and Stegun 26.5.8) in Lentz's form.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

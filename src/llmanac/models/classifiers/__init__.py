@@ -1,7 +1,5 @@
 """Classifiers: a text to one of a few labels. Every method has the same interface, see `_base.Classifier`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from llmanac.core.spec import Spec

@@ -3,8 +3,6 @@
 The language model of fine-tuning and prompting, with its tokenizer and its folder.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.spec import dump
 from llmanac.data.examples import Form
+from llmanac.models.card import first_card
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
 from llmanac.models.classifiers.load import FILE, FORMAT_VERSION, load_classifier
@@ -132,6 +131,8 @@ class Classifier:
         with files.atomic_folder(folder) as temporary:
             record = {"format_version": FORMAT_VERSION, "spec": dump(self.spec), "labels": list(self.labels)}
             files.write_json(temporary / FILE, record | self.write(temporary))
+            text = f"Written by llmanac: `llmanac classify predict FOLDER ROWS` labels texts: {', '.join(self.labels)}."
+            first_card(temporary, f"{self.spec.name} classifier", text, pipeline_tag="text-classification")
         return Path(folder)
 
     @staticmethod

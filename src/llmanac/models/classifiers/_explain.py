@@ -1,7 +1,5 @@
 """Why a text gets its label: what each of its features adds to the decision."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError, nearest
-from llmanac.models.classifiers._words import words_of
+from llmanac.models.classifiers._bags import words_of
 
 FOLDER = Path(__file__).with_name("rulebooks")
 ENTRY = re.compile(r'"([^"]+)"|(\S+)')

@@ -18,9 +18,8 @@ import torch
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.models.classifiers import cbow
-from llmanac.models.classifiers._bags import BagNetwork
+from llmanac.models.classifiers._bags import BagNetwork, words_of
 from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
-from llmanac.models.classifiers._words import words_of
 
 CARD = {
     "title": "Deep continuous bag of words",

@@ -35,10 +35,10 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.models.classifiers import ClassifierSpec
+from llmanac.models.classifiers._bags import words_of
 from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._explain import Explanation, explain_linear
 from llmanac.models.classifiers._rulebook import Rulebook
-from llmanac.models.classifiers._words import words_of
 
 CARD = {
     "title": "Rule-based classifier: features, scores, decision",

@@ -5,8 +5,6 @@ tries them. A Spec is the authority on what a model is: what a config says and n
 name, never dropped, and what a config cannot say of a Spec is a Misfit.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 

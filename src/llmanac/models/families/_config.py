@@ -71,8 +71,12 @@ class Config:
         return kind(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false, as 0 and 1 too. Raises CheckpointError for anything else."""
+        """True or false, as 0 and 1 too. Raises CheckpointError for anything else.
+
+        A null is false to transformers, so that it is none of these where the default is true.
+        """
         value = self.get(key, default)
+        value = self.data.get(key, default) if default else value
         if value not in (True, False):
             raise CheckpointError(f"{self.path}: {key} is {shown(value)}, expected true or false")
         return bool(value)

@@ -4,8 +4,6 @@ Their head is `heads/labels.py`'s in place of the family's own; the names of the
 one matrix, `score`, which reads the last token.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

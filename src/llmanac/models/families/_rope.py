@@ -4,8 +4,6 @@ Both are read; the newer is written, with the older ones as well for older reade
 follow from `max_position_embeddings`, which is read before.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +105,8 @@ class Rope(ConfigEntry):
         for name, (field, default) in NUMBERS[kind].items():
             found[field] = own.number(name, float, default)
         if kind in ("yarn", "longrope"):
-            ratio = max(1.0, longest / found["original_length"])
+            ratio = longest / found["original_length"]  # below 1 is no scaling, which transformers would compute
+            ratio = max(1.0, ratio) if kind == "longrope" else ratio
             found["factor"] = own.number("factor", float, ratio)
             attention = _attention(own, kind, found["factor"])
             found |= {} if attention is None else {"attention_factor": attention}

@@ -5,8 +5,6 @@ each entry put its values in; writing lets each entry take them out. Whether a m
 config is written, read again, and what differs is named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace

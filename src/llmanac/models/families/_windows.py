@@ -1,7 +1,5 @@
 """`layer_types`: which layers see all tokens and which a window, as a list or in the spellings before it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

@@ -1,7 +1,5 @@
 """Models that see too, of whose folder the language model is read: a family of its own in `text_config`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ What Marian, Pegasus and mBART share with it is `bart_like`: they differ in wher
 Lewis et al. 2020, arXiv:1910.13461.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

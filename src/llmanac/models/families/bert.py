@@ -7,8 +7,6 @@ before 2019 name the parameters of norms gamma and beta. Devlin et al. 2019, arX
 Whether an encoder's checkpoint has a head for masked tokens, which only `architectures` tells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

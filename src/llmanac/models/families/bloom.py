@@ -5,8 +5,6 @@ no longest context; `seq_length`, which transformers does not read, holds the le
 BigScience 2022, arXiv:2211.05100.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import Data, Family, Key, Only

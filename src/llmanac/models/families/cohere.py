@@ -4,8 +4,6 @@ Logits are multiplied by `logit_scale`; Command R+ norms queries and keys, each 
 2024.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.spec import dump

@@ -3,8 +3,6 @@
 Cohere 2025, arXiv:2504.00698.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families._config import Config

@@ -5,8 +5,6 @@ absolute positions and convolution. Without an architecture a model is read as i
 of the pretraining. He et al. 2021, arXiv:2111.09543.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

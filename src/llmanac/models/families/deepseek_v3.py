@@ -4,8 +4,6 @@ The first layers are dense. Experts are a matrix each in files of the hub, stack
 of multi-token prediction are not read. DeepSeek-AI 2024, arXiv:2412.19437.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

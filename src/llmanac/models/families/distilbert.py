@@ -1,7 +1,5 @@
 """DistilBERT: BERT's form without types of tokens, under names of its own. Sanh et al. 2019, arXiv:1910.01108."""
 
-from __future__ import annotations
-
 from llmanac.models.families._config import Names
 from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only

@@ -4,8 +4,6 @@ The generator (ElectraForMaskedLM) has a head for masked tokens. The discriminat
 read as its hidden states; its head, which tells replaced tokens, is left out.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ERNIE 4.5 (dense): Llama's form, rotated in neighbouring pairs. Baidu 2025."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.families._rope import Rope

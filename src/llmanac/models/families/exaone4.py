@@ -3,8 +3,6 @@
 LG AI Research 2025, arXiv:2507.11407.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.blocks.sandwich import Spec as Sandwich

@@ -4,8 +4,6 @@ The rows of q, k and v are one matrix. ALiBi and the `new_decoder_architecture` 
 Almazrouei et al. 2023, arXiv:2311.16867.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope

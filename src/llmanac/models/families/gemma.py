@@ -3,8 +3,6 @@
 Gemma Team 2024, arXiv:2403.08295.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Fixed, Key, Only

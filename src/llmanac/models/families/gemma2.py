@@ -4,8 +4,6 @@ Scores are divided by the root of `query_pre_attn_scalar` in place of the head's
 arXiv:2408.00118.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.blocks.sandwich import Spec as Sandwich

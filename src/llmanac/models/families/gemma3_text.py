@@ -4,8 +4,6 @@ Layers with a window have a rotation of their own, of shorter wavelengths. As fi
 position here; the other layers have theirs in their blocks. Gemma Team 2025, arXiv:2503.19786.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

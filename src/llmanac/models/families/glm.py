@@ -1,7 +1,5 @@
 """GLM-4-9B and GLM-Edge: GLM-4's form without the norms after each part. GLM-4 Team 2024, arXiv:2406.12793."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm

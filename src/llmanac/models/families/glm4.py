@@ -3,8 +3,6 @@
 Gate and up are one matrix. GLM-4 Team 2024, arXiv:2406.12793; the 0414 models, whose form this is, in 2025.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope

@@ -4,8 +4,6 @@ Its matrices are stored (inputs, outputs), q, k and v in one. Files of the hub l
 hold each layer's causal mask; both are read. Radford et al. 2019.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names, Table
 from llmanac.models.families._table import ConfigEntry, Family, Key, Only

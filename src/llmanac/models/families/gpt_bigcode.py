@@ -3,8 +3,6 @@
 Without `multi_query` the rows of q, k and v are fused head by head. Li et al. 2023, arXiv:2305.06161.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families._config import Config, Names

@@ -3,8 +3,6 @@
 Black et al. 2021.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

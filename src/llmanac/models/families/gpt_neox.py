@@ -3,8 +3,6 @@
 The rows of q, k and v are one matrix, head by head. Black et al. 2022, arXiv:2204.06745.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -5,8 +5,6 @@ which is not read: `quantization_config` is refused, and files that transformers
 2025, arXiv:2508.10925.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import TRAINED, Rope

@@ -3,8 +3,6 @@
 Attention has no biases, the GELU layer and the head have some. Wang & Komatsuzaki 2021.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError

@@ -3,8 +3,6 @@
 IBM Granite Team 2024, Granite 3.0 language models.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

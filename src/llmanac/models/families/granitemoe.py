@@ -1,7 +1,5 @@
 """Granite 3 MoE: Granite's form with a mixture of experts, whose matrices are stacked. IBM Granite Team 2024."""
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._table import Family, Key, Only

@@ -3,8 +3,6 @@
 Its parameter names are our own. Touvron et al. 2023, arXiv:2302.13971.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm

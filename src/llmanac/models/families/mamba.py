@@ -4,8 +4,6 @@ Gu & Dao 2023, arXiv:2312.00752. The context has no limit; `max_position_embeddi
 holds the length that the model was trained at.
 """
 
-from __future__ import annotations
-
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names

@@ -3,8 +3,6 @@
 Dao & Gu 2024, arXiv:2405.21060. The context has no limit; `max_position_embeddings` is as in Mamba 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError

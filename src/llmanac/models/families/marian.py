@@ -3,8 +3,6 @@
 Both languages have one vocabulary. Junczys-Dowmunt et al. 2018, arXiv:1804.00344.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.families._table import Equal, Only

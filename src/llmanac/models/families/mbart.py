@@ -1,7 +1,5 @@
 """mBART: BART with norms before the parts and after each stack. Liu et al. 2020, arXiv:2001.08210."""
 
-from __future__ import annotations
-
 from llmanac.models.families.bart import bart_like
 
 FAMILY = bart_like("mbart", "MBartForConditionalGeneration", before=True, normed=True, start=2)

@@ -4,8 +4,6 @@ Its parts add to their normed inputs. A lightning layer forgets the slower the h
 MiniMax 2025, arXiv:2501.08313.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

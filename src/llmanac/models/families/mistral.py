@@ -1,7 +1,5 @@
 """Mistral: Llama's form with a sliding window in all layers. Jiang et al. 2023, arXiv:2310.06825."""
 
-from __future__ import annotations
-
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key
 from llmanac.models.families.llama import EPS, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED

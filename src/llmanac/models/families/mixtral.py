@@ -3,8 +3,6 @@
 Files of the hub have a matrix for each expert; in memory transformers stacks them, gate and up in one. Both are read.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope

@@ -6,8 +6,6 @@ Warner et al. 2024, arXiv:2412.13663.
 ModernBERT's layers: which see a window and how wide, what each kind rotates by, and that the first has no norm.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

@@ -3,8 +3,6 @@
 Positions begin behind row 1 of their table whatever `pad_token_id` says, and the buckets are always 32.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -4,8 +4,6 @@ q, k and v are one matrix, one below the other. `clip_qkv` and other changes of 
 2023.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

@@ -1,7 +1,5 @@
 """mT5: T5 1.1 in 101 languages; what the head reads is never scaled. Xue et al. 2021, arXiv:2010.11934."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.families._table import ConfigEntry, Key

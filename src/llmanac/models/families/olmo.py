@@ -3,8 +3,6 @@
 Groeneveld et al. 2024, arXiv:2402.00838.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key

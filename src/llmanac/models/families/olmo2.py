@@ -3,8 +3,6 @@
 OLMo Team 2025, arXiv:2501.00656.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key

@@ -3,8 +3,6 @@
 OLMo Team 2025.
 """
 
-from __future__ import annotations
-
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family
 from llmanac.models.families._windows import alternating

@@ -4,8 +4,6 @@ The first two rows of the table of positions belong to none. The 350m model, whi
 narrower embeddings, is not supported. Zhang et al. 2022, arXiv:2205.01068.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

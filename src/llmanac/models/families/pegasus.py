@@ -1,7 +1,5 @@
 """Pegasus: BART's form with norms before the parts and fixed positions. Zhang et al. 2020, arXiv:1912.08777."""
 
-from __future__ import annotations
-
 from llmanac.models.families.bart import bart_like
 
 FAMILY = bart_like("pegasus", "PegasusForConditionalGeneration", before=True, normed=False, fixed=True, start=0)

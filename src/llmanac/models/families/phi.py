@@ -3,8 +3,6 @@
 The head adds one too. Norms of queries and keys are not supported. Li et al. 2023, arXiv:2309.05463.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope

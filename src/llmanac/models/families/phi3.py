@@ -4,8 +4,6 @@ A part of each head may be rotated; the models of 128k tokens have the `longrope
 arXiv:2404.14219.
 """
 
-from __future__ import annotations
-
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only

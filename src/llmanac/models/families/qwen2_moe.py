@@ -3,8 +3,6 @@
 Layers with experts are given as in Qwen 3. Qwen Team 2024, arXiv:2407.10671.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm

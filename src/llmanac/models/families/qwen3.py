@@ -3,8 +3,6 @@
 Yang et al. 2025, arXiv:2505.09388.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Family, Key

@@ -5,8 +5,6 @@ are those of `mlp_only_layers`, and all but each `decoder_sparse_step`-th. Exper
 of the hub, stacked in memory.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

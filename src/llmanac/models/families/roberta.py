@@ -3,8 +3,6 @@
 Liu et al. 2019, arXiv:1907.11692.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

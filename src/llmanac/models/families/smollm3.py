@@ -3,8 +3,6 @@
 Where windows are used and no list says which layers have one, those without positions do.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

@@ -4,8 +4,6 @@
 model), stored head by head, are not supported. Bellagente et al. 2024, arXiv:2402.17834.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only

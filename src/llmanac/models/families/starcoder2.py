@@ -3,8 +3,6 @@
 Lozhkov et al. 2024, arXiv:2402.19173.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope

@@ -7,8 +7,6 @@ Raffel et al. 2019, arXiv:1910.10683; Shazeer 2020 for the gates.
 T5's names of parameters: numbered sublayers, and products that are named otherwise where layers are gated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

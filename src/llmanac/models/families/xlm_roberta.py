@@ -1,7 +1,5 @@
 """XLM-RoBERTa: RoBERTa of a hundred languages, by another name. Conneau et al. 2020, arXiv:1911.02116."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.families.bert import SIZES

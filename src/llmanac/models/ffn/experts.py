@@ -5,7 +5,7 @@
 x (B, T, D), W_r (experts, D), E_i gated or plain layers of width F. Parameters grow with the number of experts, FLOPs
 with k. The load-balance loss experts * sum_i f_i P_i (f_i: assignments to expert i a token, P_i: its mean probability),
 times `balance`, is the forward pass's `aux["load-balance"]`: without it a few experts take all tokens. A trainer sets
-`of_step` where a step has several forward passes (`train/_balance.py`).
+`of_step` where a step has several forward passes (`train/step.py`).
 
 DeepSeek-V3 scores with a sigmoid in place of the softmax, p_i = sigmoid(w_i x), and chooses by p_i + b_i: b is no
 parameter of the loss but moved by hand to balance experts, and g is made of p alone. Experts may be in `groups`, of

@@ -3,8 +3,6 @@
 A block that is given this one leaves out the norm before it too. Gu & Dao 2023, figure 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

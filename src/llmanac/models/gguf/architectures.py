@@ -6,8 +6,6 @@
 with 1 added. `key` and `name` below are those of the file without `ARCHITECTURE.` and `.weight`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A GGUF file as a family's config and tensors: same names, same order of rows, same numbers. It needs no torch."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Matrices of a GGUF file as parameters: the file's own blocks, unpacked a piece at a time where they are used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

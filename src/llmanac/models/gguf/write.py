@@ -4,10 +4,9 @@ Norms and biases stay in F32. `mixture` says which kind each matrix has, by llam
 file is read again before it gets its name, so what it cannot say of a model is refused.
 """
 
-from __future__ import annotations
-
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -65,6 +64,9 @@ def export_gguf(
         raise CheckpointError(f"type: {kind!r} is not written{nearest(kind, TYPES)} (known: {', '.join(TYPES)})")
     name, table, chosen, config = fitting(model)
     scaling = _scaling(model.spec)
+    window = config.get("sliding_window") if "attention.sliding_window" in table.none else None
+    if window is not None and window < config["max_position_embeddings"]:
+        warnings.warn(f"{path}: llama.cpp reads {name} files without their window of {window:,} tokens", stacklevel=2)
     state = canonical_state(model)
     sources = chosen.names[0].place({key: tuple(tensor.shape) for key, tensor in state.items()})
     metadata = {
@@ -99,7 +101,10 @@ def export_gguf(
 
 def fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
     """The first architecture whose family holds the model. Raises Misfit (a CheckpointError) where there is none."""
-    problems = []
+    known = f"written: {', '.join(ARCHITECTURES)}"
+    if model.spec.name != "transformer":
+        raise Misfit(f"GGUF files hold decoders of Llama's kind, and this model's form is {model.spec.name} ({known})")
+    problems: dict[str, str] = {}
     for name, table in ARCHITECTURES.items():
         if table.family in FAMILIES:
             chosen = family(table.family)
@@ -113,8 +118,9 @@ def fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
                 config["head_dim"] = config.get("head_dim") or config["hidden_size"] // heads
                 return name, table, chosen, config
             except Misfit as error:
-                problems.append(f"{name}: {error}")
-    raise Misfit(f"no architecture of GGUF files that is written holds this model ({'; '.join(problems)})")
+                problems[table.family] = f"{name}: {error}"
+    nearest_one = problems.get(model.family) or problems["llama"]
+    raise Misfit(f"no architecture of GGUF files that is written holds this model; {nearest_one} ({known})")
 
 
 def _turned(config: Config) -> int:

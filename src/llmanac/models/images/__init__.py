@@ -4,8 +4,6 @@ Pixels are (B, C, H, W), normalized as `pictures/preprocess.py` does. A model is
 its tensors by name; every file says which.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, cast
 

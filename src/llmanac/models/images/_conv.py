@@ -4,8 +4,6 @@ The layout is VQGAN's (Esser et al. 2021, arXiv:2012.09841): at each level resid
 in the middle two residual blocks with attention between them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What the models of images share: initial weights by name, a stack of blocks over vectors, patches of an image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ A config is untrusted: the model is first built without memory, every parameter'
 files' headers, and tensors are read only if all of them fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
+from llmanac.models.card import TAG, first_card
 from llmanac.models.families._config import Misfit, WeightSource, arrange
 from llmanac.models.folder import CONFIG, RECORD, read_record, read_table, record_of, sums_of
 from llmanac.models.images.families import WRITTEN, family
@@ -184,6 +183,11 @@ def save_multimodal(model: Any, folder: str | Path, kind: str | None = None) -> 
         names = write_weights(temporary, state, SHARD_BYTES)
         sums = sums_of(temporary, [name for name in names if name != INDEX])
         files.write_json(temporary / RECORD, record_of(model, sums))
+        text = "Written by llmanac: `llmanac classify-image`, `caption` or `generate-image` use it."
+        kind = config["model_type"]
+        library = TAG if kind == OWN else "transformers"
+        first_card(temporary, f"{kind}, {model.spec.name}", text, library_name=library, pipeline_tag=None,
+                   tags=[TAG, *({kind} - {OWN})])  # fmt: skip
         files.write_json(temporary / CONFIG, config)
     return folder
 

@@ -1,7 +1,5 @@
 """Language models: what the trained ones have in common. `core.types.LanguageModel` is what each of them offers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast

@@ -136,7 +136,9 @@ class Encoder(Transformer):
 
     def start(self, batch: int) -> DecodingState:
         """Raises RequestError: there is nothing to decode."""
-        raise RequestError("state: an encoder reads whole texts and does not write; use a model that decodes")
+        raise RequestError(
+            "state: an encoder reads whole texts and does not write; `llmanac embed` gives vectors of texts"
+        )
 
     def forward(
         self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
@@ -151,7 +153,8 @@ class Encoder(Transformer):
             self.start(1)
         if batch.mask != "bidirectional":
             raise RequestError(
-                f'mask: an encoder sees both sides of a token and is no {batch.mask} model; give mask="bidirectional"'
+                f"mask: an encoder sees both sides of a token and is no {batch.mask} model; it gives vectors (`llmanac "
+                'embed`) and labels (`llmanac classify`), from Python with mask="bidirectional"'
             )
         return super().forward(batch, None, want)
 

@@ -134,7 +134,10 @@ class EncoderDecoder(Transformer):
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=True)
         if batch.source is None and state is None:
-            raise RequestError("source: this model reads a source sequence; give Batch(source=...)")
+            raise RequestError(
+                "source: an encoder-decoder answers a source and says nothing of a text alone; from Python give "
+                "Batch(source=...)"
+            )
         if state is not None:
             given = batch.source is not None
             if not given and not all(row.source for row in state.rows):

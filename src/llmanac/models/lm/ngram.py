@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.types import ALL, IGNORE, Batch, Capabilities, ModelOutput, OutputRequest
-from llmanac.models.card import first_card
+from llmanac.models.card import model_card
 from llmanac.models.folder import RECORD, read_generation, read_record, record_of
 from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count
-from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import Trie, places, untrained
+from llmanac.models.ngrams.words import estimate
 from llmanac.models.smoothing import SmoothingSpec
 from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
 from llmanac.models.state import DecodingState
@@ -245,7 +245,7 @@ class Ngram(nn.Module):
         files.write_json(folder / RECORD, record_of(self))
         files.write_json(folder / "generation_config.json", self.generation)
         config = {"architectures": ["Ngram"], "model_type": MODEL_TYPE, "vocab_size": self.vocab_size}
-        first_card(folder, config, None)
+        model_card(folder, config, None)
         files.write_json(folder / "config.json", config)
         return folder
 

@@ -6,8 +6,6 @@ At the first token of a packed document h starts from 0 again; at padding it sta
 float64 the walk is a compiled kernel (`kernels/nn/recurrence.py`); `cell` is the same elsewhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 

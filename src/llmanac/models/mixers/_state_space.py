@@ -7,8 +7,6 @@ the filter is a convolution by FFT, O(T log T); with one it is the recurrence, w
 A packed row is cut into its documents first, so that nothing passes between them.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -5,8 +5,6 @@ an n-gram. Counting stops with an error that names the order before it passes th
 the free memory, so that the machine never swaps.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

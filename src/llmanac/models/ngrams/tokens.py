@@ -1,7 +1,5 @@
 """Count the tokens of a tokenizer: a language model for every command that takes one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

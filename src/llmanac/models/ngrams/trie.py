@@ -10,8 +10,6 @@ Where `uniform` is set the model does not back off: a token never seen after a c
 A bigram costs 16 bytes below the highest order and 8 at it. Katz 1987; the layout is that of Pauls and Klein 2011.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any

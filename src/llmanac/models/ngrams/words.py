@@ -2,9 +2,9 @@
 
 A line is a sentence, `<s>` w1 ... wn `</s>`; words are separated by white space (NUL, tab, line feed, carriage return,
 space) and are bytes. `<s>` is context only; a word outside the vocabulary is `<unk>`.
-"""
 
-from __future__ import annotations
+From counts and a smoothing to a trie: order by order, each from the one below.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +21,48 @@ from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import byte_lines, files_of
 from llmanac.kernels.ngrams import query as ngram_query
 from llmanac.kernels.ngrams import text as ngram_text
+from llmanac.kernels.ngrams.query import ZERO
 from llmanac.kernels.text import PADDING
-from llmanac.models.ngrams.counts import count
-from llmanac.models.ngrams.estimate import estimate
+from llmanac.models.ngrams.counts import Counts, count
 from llmanac.models.ngrams.trie import MAX_NODES, Trie
 from llmanac.models.ngrams.vocabulary import MARKS, NgramVocabulary
+
+
+def estimate(counts: Counts, smoothing: Any, about: dict[str, Any] | None = None) -> Trie:
+    """Estimate the model from counts with a smoothing.
+
+    Probabilities are estimated in float64 and kept as float32 logarithms.
+
+    Args:
+        smoothing: what a Spec of kind `smoothing` builds.
+        about: stored with the model, with the discounts and the number of tokens.
+    """
+    sizes = [len(level) for level in counts.levels]
+    nodes, inner = sum(sizes), sum(sizes[:-1])
+    words, logs = np.empty(nodes, np.int32), np.empty(nodes, np.float32)
+    weights, first = np.zeros(inner, np.float32), np.empty(inner + 1, np.int32)
+    lower, at = np.zeros(1), 0
+    first[-1] = nodes
+    for level, own in enumerate(counts.levels):
+        lower, gamma = smoothing.level(counts, level, lower)
+        words[at : at + len(own)] = own.words
+        logs[at : at + len(own)] = logarithm(lower)
+        if level:
+            below = at - sizes[level - 1]
+            weights[below:at] = logarithm(gamma)
+            first[below:at] = at + own.starts[:-1]
+        at += len(own)
+    starts = tuple(int(n) for n in np.concatenate([[0], np.cumsum(sizes)]))
+    made = {"tokens": counts.tokens, "discounts": smoothing.discounts, **(about or {})}
+    start = -1 if counts.start is None or counts.predictable()[counts.start] else counts.start
+    return Trie(starts, words, logs, weights, first, smoothing.without_backoff, start, made)
+
+
+def logarithm(p: np.ndarray) -> np.ndarray:
+    """log10 p in float32, `ZERO` for 0."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log10(p), ZERO).astype(np.float32)
+
 
 UNK, BOS, EOS = range(3)
 LONGEST = 1 << 28  # bytes of a line that is scored, or of a word

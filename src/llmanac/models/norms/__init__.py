@@ -1,7 +1,5 @@
 """Normalisation of hidden states."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ A causal decoder is not blind to order without it: a token's state depends on ho
 Every hook of `Position` stays the identity. Kazemnejad et al. 2023, section 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,17 +1,183 @@
 """Block attention as one operation of a compiled graph: torch.compile sees its shapes and calls its loops as they are.
 
 Importing this module registers it; `models/compiling.py` does so before a model is compiled.
+
+Block-causal attention with its own backward pass: ordinary matrix products over the keys that a block can see.
+
+For queries i .. i+n the keys are 0 .. i+n under a causal mask (from i - window + 1 under a window), so about half of
+the score matrix is never computed. The weights of each block are kept for the backward pass, in the compute dtype:
+
+    dV += A^T dO        dS = A * (dA - rowsum(dA * A)),  dA = dO V^T        dQ = s dS K        dK += dS^T (s Q)
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from llmanac.kernels.nn.takes import OPERATIONS
-from llmanac.models.scores._blocks import read_back, read_blocks, weights_size
+
+Ranges = tuple[Tensor, Tensor]  # the first key that each query sees and the one after its last, (B or 1, T)
+Bound = tuple[bool, int | None]  # causal, window
+
+
+def _spans(length: int, keys: int, block: int, bound: Bound) -> Iterator[tuple[int, int, int, int]]:
+    """For each block of queries: its first and last query, and the first and last key that any of them sees."""
+    causal, window = bound
+    for first in range(0, length, block):
+        last = min(first + block, length)
+        stop = last if causal else keys
+        start = 0 if window is None or not causal else max(0, first - window + 1)
+        yield first, last, start, stop
+
+
+class BlockAttention(torch.autograd.Function):
+    """Queries (B, H, T, d), keys (B, H_kv, S, d), values (B, H_kv, S, e) -> (B, H, T, e).
+
+    `mask` (B or 1, 1, T, S) is additive.
+
+    `bound` is (causal, window): what may be skipped. Without a mask the causal rule is applied on the diagonal blocks.
+    Softmax and its slope are torch's own, which work in float32 inside whatever the dtype. With `ranges` they are those
+    of `kernels/nn/softmax.py`, and `mask` is None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        bound: Bound,
+        scale: float,
+        block: int,
+        ranges: Ranges | None = None,
+    ) -> Tensor:
+        out, weights = read_blocks(queries, keys, values, mask, bound, scale, block, ranges)
+        ctx.save_for_backward(queries, keys, values, weights, *(ranges or ()))
+        ctx.settings = bound, scale, block
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        queries, keys, values, weights, *others = ctx.saved_tensors
+        ranges = (others[0], others[1]) if others else None
+        bound, scale, block = ctx.settings
+        made = read_back(grads[0], queries, keys, values, weights, bound, scale, block, ranges)
+        return *made, None, None, None, None, None
+
+
+def weights_size(queries: Tensor, keys: Tensor, bound: Bound, block: int) -> int:
+    """How many weights `read_blocks` keeps."""
+    spans = _spans(queries.shape[2], keys.shape[2], block, bound)
+    area = sum((last - first) * (stop - start) for first, last, start, stop in spans)
+    return queries.shape[0] * queries.shape[1] * area
+
+
+def read_blocks(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, bound: Bound, scale: float, block: int,
+    ranges: Ranges | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What is read (B, H, T, e), and all weights, block after block."""
+    batch, heads, length, dim = queries.shape
+    kv_heads = keys.shape[1]
+    q = (queries if ranges else queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, dim)
+    k, v = keys.contiguous(), values.contiguous()
+    out = v.new_empty(*q.shape[:4], v.shape[-1])
+    triangle = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    kept, at = q.new_empty(weights_size(queries, keys, bound, block)), 0
+    for first, last, start, stop in _spans(length, keys.shape[2], block, bound):
+        rows = last - first
+        part = q[:, :, :, first:last].reshape(batch * kv_heads, -1, dim)
+        weights = _piece(kept, at, batch * kv_heads, part.shape[1], stop - start)
+        scores = weights if ranges else torch.empty_like(weights)
+        torch.bmm(part, k[:, :, start:stop].flatten(0, 1).transpose(-1, -2), out=scores)
+        grid = scores.view(batch, heads, rows, stop - start)
+        if ranges:
+            _loops().softmax_(grid, *_seen(ranges, first, last, start), scale)
+        else:
+            if mask is not None:
+                grid += mask[:, :, first:last, start:stop]
+            elif bound[0]:
+                grid[..., first - start :] += triangle[:rows, :rows]
+            torch.softmax(scores, dim=-1, out=weights)
+        read = weights @ v[:, :, start:stop].flatten(0, 1)
+        out[:, :, :, first:last] = read.view(batch, kv_heads, -1, rows, v.shape[-1])
+        at += weights.numel()
+    return out.view(batch, heads, length, -1), kept
+
+
+def read_back(
+    above: Tensor, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor, bound: Bound, scale: float,
+    block: int, ranges: Ranges | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of queries, keys and values."""
+    batch, heads, length, dim = queries.shape
+    kv_heads = keys.shape[1]
+    q = queries if ranges else queries * scale
+    q, grad = (x.reshape(batch, kv_heads, heads // kv_heads, length, -1) for x in (q, above))
+    k, v = keys.contiguous(), values.contiguous()
+    accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dq, at = torch.empty_like(q, memory_format=torch.contiguous_format), 0
+    spans = list(_spans(length, k.shape[2], block, bound))
+    dk, dv = (_BlockSum(x, accumulate, len(spans) == 1) for x in (k, v))
+    for first, last, start, stop in spans:
+        rows = last - first
+        part = grad[:, :, :, first:last].reshape(batch * kv_heads, -1, v.shape[-1])
+        asked = q[:, :, :, first:last].reshape(batch * kv_heads, -1, dim)
+        w = _piece(weights, at, batch * kv_heads, part.shape[1], stop - start)
+        dv.add(start, stop, w.transpose(-1, -2) @ part)
+        slope = part @ v[:, :, start:stop].flatten(0, 1).transpose(-1, -2)
+        if ranges:
+            grid = (batch, heads, rows, stop - start)
+            _loops().softmax_slopes_(slope.view(grid), w.view(grid), *_seen(ranges, first, last, start), scale)
+        else:
+            slope = torch._softmax_backward_data(slope, w, -1, slope.dtype)
+        dq[:, :, :, first:last] = (slope @ k[:, :, start:stop].flatten(0, 1)).view(batch, kv_heads, -1, rows, dim)
+        dk.add(start, stop, slope.transpose(-1, -2) @ asked)
+        at += w.numel()
+    dq = dq.view(queries.shape)
+    return dq if ranges else dq.mul_(scale), dk.total, dv.total
+
+
+def _piece(flat: Tensor, at: int, *shape: int) -> Tensor:
+    return flat[at : at + shape[0] * shape[1] * shape[2]].view(shape)
+
+
+def _loops() -> Any:
+    from llmanac.kernels.nn import softmax  # what is not trained needs no numba
+
+    return softmax
+
+
+def _seen(ranges: Ranges, first: int, last: int, start: int) -> Ranges:
+    """Of a block of queries, the keys that each sees, counted from key `start`."""
+    begin, end = (x[:, first:last] - start for x in ranges)
+    return begin, end
+
+
+class _BlockSum:
+    """The sum of what blocks give to ranges of keys; of a single block it is what that gives."""
+
+    def __init__(self, like: Tensor, dtype: torch.dtype, once: bool) -> None:
+        self.like = like
+        self.made = None if once else torch.zeros(like.shape, dtype=dtype, device=like.device)
+        self.only: Tensor | None = None
+
+    def add(self, start: int, stop: int, part: Tensor) -> None:
+        if self.made is None:
+            self.only = part.view(self.like.shape)
+        else:
+            self.made[:, :, start:stop] += part.view(*self.like.shape[:2], stop - start, -1)
+
+    @property
+    def total(self) -> Tensor:
+        made = self.only if self.made is None else self.made
+        assert made is not None
+        return made.to(self.like.dtype)
 
 
 @torch.library.custom_op("llmanac::block_attention", mutates_args=())

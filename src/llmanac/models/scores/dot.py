@@ -6,8 +6,6 @@ Queries and keys of unit variance give scores of variance d, so with wide heads 
 and passes hardly any gradient: what the scale 1 / sqrt(d) of scaled-dot is for. Luong et al. 2015, section 3.1 (dot).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -32,7 +32,7 @@ from llmanac.models._tiles import tiles_of
 from llmanac.models.forward import AttentionForm
 from llmanac.models.masks import AttentionMask
 from llmanac.models.scores import AttentionScore, ScoreSpec, read_values
-from llmanac.models.scores._blocks import BlockAttention
+from llmanac.models.scores._compiled import BlockAttention
 
 CARD = {
     "title": "Scaled dot product",

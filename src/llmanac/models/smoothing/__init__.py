@@ -4,12 +4,10 @@ A smoothing estimates one order at a time, from the counts and the order below:
 
     p_k(w | h)   for every n-gram hw that was seen         gamma_k(h)   for every context h that was seen
 
-and an unseen n-gram gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
+and an unseen n-gram gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/words.py` puts them together).
 
 The base of both Kneser-Ney smoothings: one step of the interpolation, over continuation counts.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar

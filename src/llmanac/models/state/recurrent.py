@@ -1,7 +1,5 @@
 """The state of a recurrent layer: a few tensors a row, of a size that does not depend on the length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

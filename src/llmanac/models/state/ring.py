@@ -4,8 +4,6 @@ The token at position p is stored in slot p mod W; the slots' positions are kept
 masks are built from these positions. A piece of several tokens attends to the ring as it was and to its own tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """A table with its columns, and a classifier's label and probabilities for each row."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -4,15 +4,13 @@ A rule is a function of an artefact (`rows.py`, `weights.py`); `rules.toml` has 
 docs/specialize.md lists the published threads behind them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llmanac.adapters.load import CONFIG as ADAPTER
 from llmanac.core.errors import DataError
 from llmanac.models.locate import GGUF, locate
 from llmanac.recipes.linting import rows, weights
-from llmanac.recipes.linting.rules import TABLE, LintedArtefact, LintFinding, applied
+from llmanac.recipes.linting.weights import TABLE, LintedArtefact, LintFinding, applied
 from llmanac.tokenizers.load import load_tokenizer
 
 __all__ = ["CHECKS", "TABLE", "LintFinding", "lint"]

@@ -1,7 +1,5 @@
 """Faults in rows: chats, prompts with completions, texts, pairs of answers; and `input_ids` with `labels`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from llmanac.core.errors import DataError, TokenizerError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.recipes.chat_rows import OTHER_FORMS, other_form
-from llmanac.recipes.linting.rules import Fields, LintTable
+from llmanac.recipes.linting.weights import Fields, LintTable
 from llmanac.recipes.verifying.sides import tried
 
 COLUMNS = ("text", "prompt", "completion", "chosen", "rejected")

@@ -7,8 +7,6 @@
 `answers.py` compares what they say. docs/specialize.md lists the causes with the threads where users met them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

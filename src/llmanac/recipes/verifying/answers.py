@@ -1,7 +1,5 @@
 """What two sides say: greedy answers to held-out prompts, scores, KL by token and perplexity, with intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

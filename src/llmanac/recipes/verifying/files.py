@@ -7,8 +7,6 @@ the largest relative error,
     |w' - w| / |w|  <=  2^(1 - b) sqrt(n / 12)
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A row of a table for each export that was verified, for the terminal and for pages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

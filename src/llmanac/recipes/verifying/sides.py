@@ -1,7 +1,5 @@
 """What is compared: a model in our runner, a .gguf file in llama.cpp, or an OpenAI-compatible server."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence

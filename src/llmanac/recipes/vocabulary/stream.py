@@ -3,8 +3,6 @@
 Tokens as readable text: blanks and incomplete characters are made visible.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO

@@ -3,8 +3,6 @@
 Whether a tokenizer was trained on the text it is measured on; its figures then say less about other text.
 """
 
-from __future__ import annotations
-
 import glob
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Train a tokenizer from files."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

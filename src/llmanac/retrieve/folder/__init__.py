@@ -1,7 +1,5 @@
 """A folder of documents, cut into passages and indexed: what `llmanac index`, `retrieve` and `ask` read."""
 
-from __future__ import annotations
-
 from llmanac.retrieve.folder.chunks import PassagePiece, pieces_of
 from llmanac.retrieve.folder.index import FolderIndex, FoundPassage, Passage
 

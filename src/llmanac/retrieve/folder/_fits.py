@@ -1,7 +1,5 @@
 """Whether what a kept index holds fits together: compiled code reads its arrays without bounds."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

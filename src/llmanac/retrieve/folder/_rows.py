@@ -1,7 +1,5 @@
 """Files of a folder as the rows of its index: those of files that did not change are copied, others are read."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

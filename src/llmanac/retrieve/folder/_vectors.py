@@ -5,8 +5,6 @@ PLACE.vectors/      next to the index, until it has its vectors
     rows.bin        rows of 16 bytes, the BLAKE2b hash of a text, and its vector in the Spec's dtype
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

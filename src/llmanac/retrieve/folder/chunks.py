@@ -6,8 +6,6 @@ times the size. Longer blocks are cut between lines, longer lines between senten
 nor leave out text: joined, they are the document.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -18,8 +18,6 @@ and first the table of related words is written beside the file, from the vector
 folders' words.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import re

@@ -1,7 +1,5 @@
 """Questions about a folder of documents: those that it yields by itself, and those that people asked."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sentences of passages, and orders to a model among them."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a user wants remembered across chats, in one SQLite file: what is said explicitly, and what a model extracts."""
 
-from __future__ import annotations
-
 from llmanac.retrieve.memory.recall import Fact
 from llmanac.retrieve.memory.store import Done, Memory
 

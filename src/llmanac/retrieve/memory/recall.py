@@ -8,8 +8,6 @@ recalled where it exceeds all but `CHANCE` of them (a conformal threshold). Wher
 alone: with the words' scores added, more was recalled that means something else.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Sequence

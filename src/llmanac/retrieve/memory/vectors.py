@@ -1,7 +1,5 @@
 """Vectors of facts, kept in the memory's file: a fact whose text changed, or that is deleted, loses its vector."""
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 from collections.abc import Sequence

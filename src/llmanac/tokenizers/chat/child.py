@@ -7,8 +7,6 @@ A frame is its length in 8 bytes and JSON in UTF-8 (lone surrogates as they are)
 template; each is answered by a frame of its own. An answer with `last` says that this process should be replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

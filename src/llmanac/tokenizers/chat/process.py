@@ -10,8 +10,6 @@ Any thread may ask; requests come one after the other. A forked process starts a
 its input closes: at our exit, and when we are killed.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import importlib.util

@@ -6,8 +6,6 @@ where the template looks at the former) are replaced by noncharacters in everyth
 the template itself writes becomes a token, however it joins or filters the messages.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -5,8 +5,6 @@ refused, since ids would silently be wrong. What the ids of a text are follows l
 particular Qwen's text is not composed to NFC first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

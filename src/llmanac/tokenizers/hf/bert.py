@@ -6,8 +6,6 @@ pre-tokenizer cuts at white space and makes each punctuation character a word. W
 older Unicode than Python: `tools/make_unicode_tables.py` makes the tables. Devlin et al. 2019 and its code.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping
@@ -17,8 +15,7 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._normal import Placed, compose, in_form
-from llmanac.tokenizers._unicode_normal import lowered, normalized, table
+from llmanac.tokenizers._normal import Placed, compose, in_form, lowered, normalized, table
 
 # in the order of the file's keys; strip_accents follows lowercase where it is null
 SWITCHES = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")

@@ -1,7 +1,5 @@
 """A folder whose `tokenizer_config.json` names ByT5: it has no `tokenizer.json`, since its ids need none."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -6,8 +6,6 @@ pairs of the merge list are merged, the first of the list first, leftmost first.
 `.model` merges whatever spells a piece. The parts around the model are read as for the Unigram kind.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

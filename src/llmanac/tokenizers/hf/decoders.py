@@ -3,8 +3,6 @@
 Each decoder follows Hugging Face `tokenizers`; an unsupported one is refused by name.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence

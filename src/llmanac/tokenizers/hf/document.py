@@ -6,8 +6,6 @@ here and not applied; its `post_processor` is what `Tokenizer.framed` puts aroun
 with a BOS token.
 """
 
-from __future__ import annotations
-
 import json
 import operator
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +21,7 @@ from llmanac.tokenizers._base import ROLES, Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, read_all
 from llmanac.tokenizers.hf import fields
-from llmanac.tokenizers.hf.byte_level import check_decoder, is_byte_level, split_steps, wants_nfc
+from llmanac.tokenizers.hf.word import check_decoder, is_byte_level, split_steps, wants_nfc
 from llmanac.tokenizers.patterns.splitter import Splitter
 from llmanac.tokenizers.utf8 import UTF8
 
@@ -80,9 +78,9 @@ def _made(
 
         return unigram.from_document(document, added, **roles)
     if model.get("type") == "WordPiece":
-        from llmanac.tokenizers.hf import wordpiece
+        from llmanac.tokenizers.hf import write
 
-        return wordpiece.from_model(document, added, **roles)
+        return write.from_model(document, added, **roles)
     _refuse_unsupported(model)
     if not is_byte_level(document):
         from llmanac.tokenizers.hf import character_bpe

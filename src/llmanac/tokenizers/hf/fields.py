@@ -1,7 +1,5 @@
 """Fields of untrusted JSON files, read strictly: what is broken or ambiguous is refused in one sentence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

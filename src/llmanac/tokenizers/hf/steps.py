@@ -4,8 +4,6 @@ Each follows Hugging Face `tokenizers`; an unsupported one is refused by name. A
 where each of its characters starts in the old one.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +14,8 @@ import regex
 
 from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._normal import Placed, compose, in_form
+from llmanac.tokenizers._normal import Placed, compose, in_form, lowered, marks, normalized
 from llmanac.tokenizers._spm_normalizer import read_charsmap
-from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 from llmanac.tokenizers.hf import bert
 from llmanac.tokenizers.hf.bert import BertNormalizer
 from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field

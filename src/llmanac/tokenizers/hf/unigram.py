@@ -5,8 +5,6 @@ of the vocabulary can match, and a compiled map of rules is applied to grapheme 
 shortest rule instead of the longest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """BERT's folders with a `vocab.txt`, as the `tokenizer.json` that says the same."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llmanac.core.errors import TokenizerError

@@ -5,8 +5,6 @@ repeats a repeat, `{e<=3}` is text, `\h` is a hexadecimal digit. A pattern is pa
 constructs that mean one thing; other constructs are refused by name.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from llmanac.tokenizers.patterns.sets import (

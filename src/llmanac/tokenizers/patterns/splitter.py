@@ -5,8 +5,6 @@ module, rewritten (`oniguruma.py`). Its Unicode version is newer than the one th
 tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """SentencePiece's `.model` files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 MODEL = "tokenizer.model"

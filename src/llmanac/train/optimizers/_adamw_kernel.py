@@ -3,8 +3,6 @@
 Both forms compute the same expression in the same order; `tests/references/test_optimizers.py` holds them together.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import functools
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ The role of a parameter decides its learning rate, its weight decay and, for Muo
     vector     gains and biases; never decayed unless asked for
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

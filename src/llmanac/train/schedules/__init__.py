@@ -1,7 +1,5 @@
 """Learning-rate schedules: a function of the step that gives the factor on the base rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

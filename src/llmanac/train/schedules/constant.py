@@ -7,8 +7,6 @@ The baseline of every schedule, and what fine-tuning for a few steps needs.
 Paper: Goyal et al. 2017 (https://arxiv.org/abs/1706.02677), section 2.2, for the warm-up.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

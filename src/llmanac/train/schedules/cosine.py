@@ -8,8 +8,6 @@ The rate falls slowly at both ends. Its length has to be known beforehand: a run
 Paper: Loshchilov and Hutter 2017 (https://arxiv.org/abs/1608.03983), equation 5, without restarts.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

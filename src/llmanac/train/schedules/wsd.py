@@ -11,8 +11,6 @@ Papers: Hu et al. 2024 (https://arxiv.org/abs/2404.06395), section 4.3; Hagele e
 (https://arxiv.org/abs/2405.18392) for the linear decay.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Trackers: where the numbers of a training go besides its `metrics.jsonl`. `build(...) -> Tracker`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

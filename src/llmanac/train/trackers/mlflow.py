@@ -3,8 +3,6 @@
 `mlflow ui --backend-store-uri FOLDER/mlflow` shows the files. A resumed run keeps its id.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 One scalar a tag and step. A resumed run writes a purge mark, so readers leave out steps that are computed again.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

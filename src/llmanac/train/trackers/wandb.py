@@ -4,8 +4,6 @@ Nothing is sent by default; `wandb sync FOLDER/wandb/offline-run-*` uploads what
 at once. A resumed run keeps its id; an offline one has a file for each session.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Mapping

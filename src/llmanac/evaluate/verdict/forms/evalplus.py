@@ -1,7 +1,5 @@
 """evalplus's `eval_results.json`: the programs for each problem, and whether base and extra tests pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

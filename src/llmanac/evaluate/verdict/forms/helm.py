@@ -4,8 +4,6 @@ An instance may have entries for each trial, which are its repeated answers, and
 statistic is its mean. The statistics are held while the prompts are read.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

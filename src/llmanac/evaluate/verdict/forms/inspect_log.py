@@ -3,8 +3,6 @@
 A sample has id, epoch, input, target, the messages, and scores by scorer. C, I, P and N are 1, 0, 1/2 and 0.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import zipfile

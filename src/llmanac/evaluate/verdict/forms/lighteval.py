@@ -1,7 +1,5 @@
 """lighteval's `details_TASK_DATE.parquet` (from 0.10 on): columns doc, metric and model_response."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 A row has doc_id, doc, target, the arguments of each request, the filter of the answers, and a key a metric.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The items of `llmanac evaluate`: `items/NAME.A.jsonl` of its folder of results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 a metric, and each column may be named by `--group` and `--slices`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 A family is a file with a `FAMILY` (`_family.py`). Towers of text are read by the tables of `models/families`.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -5,8 +5,6 @@ tensor of theirs may have further axes of size 1 ((1, 1, D) for a class token), 
 theirs, one below the other (`joined`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

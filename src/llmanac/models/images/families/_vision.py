@@ -1,7 +1,5 @@
 """What the families of images share: the tables of their encoders."""
 
-from __future__ import annotations
-
 from llmanac.models.families._config import Names, Table
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Key
 from llmanac.models.families.bert import LAYER as BERT_TEXT

@@ -1,7 +1,5 @@
 """ALIGN: EfficientNet and BERT, the first token's vector through a matrix, a learned temperature. Jia et al. 2021."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families import family as language_family

@@ -3,8 +3,6 @@
 Links of the kind `add` and one transform for all layers, as in the published models.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families import family as language_family

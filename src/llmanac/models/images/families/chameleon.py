@@ -5,8 +5,6 @@ means are not in the files; they begin at its codes. Logits are of the model alo
 tokens from its logits). Chameleon team 2024, arXiv:2405.09818.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError

@@ -1,7 +1,5 @@
 """CLIP: an image encoder with a class token, a causal text encoder, two projections. Radford et al. 2021."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families._config import Config

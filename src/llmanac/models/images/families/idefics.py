@@ -3,8 +3,6 @@
 Refused by name: norms of queries and keys, further embeddings (`additional_vocab_size`), gates that are vectors.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.models.families import family as language_family

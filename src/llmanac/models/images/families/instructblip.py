@@ -3,8 +3,6 @@
 Of its language models OPT is read here, not T5.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from llmanac.models.families import family as language_family

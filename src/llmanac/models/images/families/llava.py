@@ -1,7 +1,5 @@
 """LLaVA: CLIP's image encoder, its last block but one, two matrices, a language model. Liu et al. 2023."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

@@ -1,7 +1,5 @@
 """PaliGemma: SigLIP's encoder without a head, one matrix, Gemma; image and prompt see both ways. Beyer et al. 2024."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

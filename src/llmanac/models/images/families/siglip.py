@@ -3,8 +3,6 @@
 Zhai et al. 2023, arXiv:2303.15343.
 """
 
-from __future__ import annotations
-
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._table import Fixed, Key, Only
 from llmanac.models.ffn.mlp import Spec as MLP

@@ -1,7 +1,5 @@
 """ViLT for question answering: one stream of text and patches. Kim, Son & Kim 2021. Read only for square images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

@@ -3,8 +3,6 @@
 Dosovitskiy et al. 2020, arXiv:2010.11929.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown

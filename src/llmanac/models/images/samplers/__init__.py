@@ -5,8 +5,6 @@ A denoiser predicts e (`noise`), x_0 (`image`) or v = sqrt(a_t) e - sqrt(1 - a_t
 x_s = (1 - s) x_0 + s e and predicts e - x_0 (`flow`).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
