@@ -33,6 +33,7 @@ from typing import Any
 from evidence import _cells
 from llmanac.core import catalogue, files
 from llmanac.core.errors import DataError, nearest
+from llmanac.guide.explorables import explorables
 from llmanac.guide.question import questions
 from llmanac.lab.stats import deviation, interval, mean, replicates_needed, sign_flip_p
 from llmanac.metrics.statistics.intervals import wilson_interval
@@ -274,7 +275,7 @@ def number(pages: Path, load: Callable[[str], ModuleType], where: str) -> float:
 
 def generated(load: Callable[[str], ModuleType], pages: Path = _cells.PAGES) -> dict[str, Any]:
     """The file of the package: every verdict, and every number that the guide quotes."""
-    quoted = {place for q in questions().values() for place in q.measured.values()}
+    quoted = {place for one in (*questions().values(), *explorables().values()) for place in one.measured.values()}
     ladder, place = load("transfer_of_verdicts"), pages / "transfer_of_verdicts"
     return {
         "verdicts": verdicts(load, pages),

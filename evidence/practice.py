@@ -43,6 +43,7 @@ from llmanac.lab.stats import interval, mean
 ROWS = ("study/questions", "study/exercises", "study/concepts")
 CLAIM = "practise as in an interview: checked answers, exercises with hidden tests, repetition when it is due"
 SEEDS = 3
+VERSION = 2  # the bank and the exercises have grown
 REPLICATE = "seed"
 PACKAGES = ("fsrs",)
 ITEMS, CHAPTERS, DAYS, PER_DAY, READERS = 80, 8, 30, 24, 20
