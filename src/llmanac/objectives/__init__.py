@@ -4,12 +4,19 @@ Only the trainer divides, by the units of all micro-batches (and ranks) together
 never changes its gradient.
 """
 
-from llmanac.objectives._base import BaseObjective, NextToken, ObjectiveSpec, collate_packed, collate_ragged
+from llmanac.objectives._base import (
+    AnswerRows,
+    BaseObjective,
+    NextToken,
+    ObjectiveSpec,
+    collate_packed,
+    collate_ragged,
+)
 from llmanac.objectives._drawn import special_id
 from llmanac.objectives._measured import MeasuredObjective, TextSource
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 __all__ = [
-    "BaseObjective", "MeasuredObjective", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec", "TextSource",
-    "collate_packed", "collate_ragged", "compared", "special_id",
+    "AnswerRows", "BaseObjective", "MeasuredObjective", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec",
+    "TextSource", "collate_packed", "collate_ragged", "compared", "special_id",
 ]  # fmt: skip

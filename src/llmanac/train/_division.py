@@ -23,8 +23,7 @@ from llmanac.core.types import LossSum, capabilities
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives import Preference
-from llmanac.objectives._base import AnswerRows
+from llmanac.objectives import AnswerRows, Preference
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
