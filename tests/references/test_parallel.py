@@ -485,3 +485,19 @@ def test_an_asynchronous_checkpoint_holds_its_own_step_and_a_kill_loses_the_newe
         found, other = checkpoints.load(step).tensors, expected.load(step).tensors
         assert {part: list(tensors) for part, tensors in found.items()} == {p: list(t) for p, t in other.items()}
         assert all(torch.equal(found[part][name], t) for part in found for name, t in other[part].items())
+
+
+def test_a_rank_that_does_not_join_is_named():
+    """It is connected with the store, and goes no further."""
+
+    def rank_0():
+        says, spec = "rank 1 did not join within 1 s", ParallelSpec(data=2, timeout=1)
+        with pytest.raises(TrainingError, match=says), team(spec, CPU):
+            pass
+
+    def others():
+        store = next(torch.distributed.rendezvous("env://"))
+        time.sleep(3)
+        del store
+
+    on_ranks(2, rank_0, others=others)

@@ -66,6 +66,7 @@ class Mesh:
             self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
         self.store.set(f"process/{self.rank}", str(os.getpid()))
         self.store.set(f"machine/{self.rank}", platform.node())
+        self._wait_for_all(world)
         group = dist.PrefixStore("group", self.store)
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
@@ -89,6 +90,17 @@ class Mesh:
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._live, daemon=True)
         self._beating.start()
+
+    def _wait_for_all(self, world: int) -> None:
+        """Until every rank is there; torch's own error would not say which one is not. Raises TrainingError."""
+        stop = time.monotonic() + self.spec.timeout
+        for rank in range(world):
+            try:
+                left = max(0.1, stop - time.monotonic())
+                self.store.wait([f"machine/{rank}"], timedelta(seconds=left))
+            except (RuntimeError, dist.DistError) as error:
+                said = f"parallel: rank {rank} did not join within {self.spec.timeout} s (parallel.timeout)"
+                raise TrainingError(said) from error
 
     @classmethod
     def joined(cls) -> Mesh:

@@ -324,7 +324,7 @@ class _TrainingRun:
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
         checkpoints.wait()
-        in_parts = self.team is not None and self.optimizer.parts
+        in_parts, behind = (self.optimizer.parts, self.optimizer.asynchronous) if self.team else (False, False)
         if self.team is not None and not in_parts:
             self.optimizer.collect()
         tensors, counts = self.optimizer.state_dict()
@@ -340,10 +340,8 @@ class _TrainingRun:
             "train": dump(spec), "source": source, "random": capture(self.generators), "optimizer_steps": counts,
             "best": self.best, "frozen": self.trained.frozen, "base": self.trained.base,
         }  # fmt: skip
-        if self.team is not None and self.optimizer.asynchronous:
-            checkpoints.start(self.step, parts, state)
-        else:
-            checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
+        write = checkpoints.start if behind else checkpoints.save
+        write(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
         self.saved(self.step, spec.steps or 0)
 
