@@ -20,7 +20,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.models.load import load_model
 from llmanac.objectives._drawn import poisson_spans
 from llmanac.recipes.parts import TokenizedText, tokenizer_of
-from llmanac.tokenizers._template import TokenTemplate
+from llmanac.tokenizers._template import PLAIN, TokenTemplate
 from llmanac.tokenizers.load import train_tokenizer
 
 VOCAB = 60
@@ -29,6 +29,8 @@ SPECIAL = ["<|endoftext|>", "<|mask|>", "<|sop|>", "<|eop|>", *(f"<extra_id_{n}>
 
 class Ids:
     """A tokenizer of numbers: the special tokens come last."""
+
+    template = PLAIN
 
     vocab_size = VOCAB
     special_tokens: ClassVar = {
