@@ -13,6 +13,7 @@ Messages between a sandbox and its zygotes: the length in 4 bytes, then JSON.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import queue
@@ -28,8 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
@@ -131,12 +130,13 @@ class _Worker:
         ours, theirs = socket.socketpair()
         package = str(Path(os.path.abspath(__file__)).parents[2])
         ready = f"{READY} {ARRAYS}" if settings["arrays"] else READY
+        places = [package, *filter(None, [settings["arrays"]])]
         start = (
-            f"import sys; sys.path[:0] = [sys.argv[1], {settings['arrays']!r}]; import {ready.replace(' ', ', ')}\n"
-            "from llmanac.sandbox._zygote import become, main; del sys.path[:2]\n"
-            "become(main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
+            f"import sys; sys.path[:0] = {places!r}; import {ready.replace(' ', ', ')}\n"
+            f"from llmanac.sandbox._zygote import become, main; del sys.path[:{len(places)}]\n"
+            "become(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))"
         )
-        arguments = [package, str(theirs.fileno()), str(os.getpid()), json.dumps({**settings, "work": self.work})]
+        arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps({**settings, "work": self.work})]
         try:
             self.process = subprocess.Popen(
                 # the environment is ours, so settings of the user are absent and hashes are the same in every run
@@ -212,7 +212,8 @@ class Sandbox:
         if wrong := sorted(set(without) - set(PROTECTIONS)):
             raise SandboxError(f"without: {wrong[0]!r} is not one of {', '.join(PROTECTIONS)}")
         self.workers, self._wall, self._without = workers, wall, sorted(set(without))
-        self._arrays = str(Path(np.__file__).parents[1]) if arrays else ""
+        found = importlib.util.find_spec("numpy") if arrays else None  # a worker imports this file without it
+        self._arrays = str(Path(found.origin).parents[1]) if found and found.origin else ""
         self._settings: dict[str, Any] = {}
         self._all: list[_Worker] = []
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
