@@ -203,6 +203,17 @@ def factor_of(name: str, scale: Scale) -> float:
     return best(name, scale.below) * best("base", scale.name) / best("base", scale.below)
 
 
+def grown(seeds: Sequence[Any], name: str, other: str = "") -> list[float]:
+    """How much an arm's loss grows from the trained rows to the longest ones, as a share; less another arm's."""
+
+    def growth(one: Any, arm: str) -> float:
+        found = one[arm]["by length"]
+        return float(found[str(LONGER[-1])] / found["256"] - 1)
+
+    both = [one for one in seeds if name in one and (not other or other in one)]
+    return [growth(one, name) - (growth(one, other) if other else 0.0) for one in both]
+
+
 def study(scale: Scale) -> tuple[Callable[..., list[str]], Callable[..., Any], Callable[..., str], Callable[..., Any]]:
     """`cells`, `measure`, `text_hash` and `show` of a scale's study."""
 

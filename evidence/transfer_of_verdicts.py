@@ -24,7 +24,7 @@ from llmanac.metrics.rank_correlation import rank_correlation
 
 ROWS: tuple[str, ...] = ()
 CLAIM = "how often a small study's sign, verdict and ranking are those of a study at four times the size"
-OF = ("ladder_xs", "ladder_s")
+OF = ("ladder_xs", "ladder_s", "ladder_m")
 SEEDS, MARGIN, PARTIAL = 0, 0.01, True
 PIECES = tuple(f"{scale}/{arm}" for scale in OF for arm in ARMS)
 DRAWS, SIZES, WANTED = 2000, (0.01, 0.03), 0.8
