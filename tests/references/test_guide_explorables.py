@@ -335,7 +335,7 @@ def model():
 
 def tokenizer_of(data):
     """From the vocabulary alone, whose order is that of the merges."""
-    from llmanac.tokenizers._tiktoken import from_ranks
+    from llmanac.tokenizers.load import from_ranks
 
     tokens = [bytes.fromhex(token) for token in data["vocabulary"]]
     special = {tokens[id].decode(): id for id in range(data["special"])}
