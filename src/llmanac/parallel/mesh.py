@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -60,13 +62,12 @@ class Mesh:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl" if device.type == "cuda" else "gloo"
-        joined: tuple[Any, int] = _rendezvous() if store is None else store
+        joined: tuple[Any, int] = _rendezvous(spec.timeout) if store is None else store
         self.store, self.rank = joined
         if self.rank == 0:
             self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
         self.store.set(f"process/{self.rank}", str(os.getpid()))
         self.store.set(f"machine/{self.rank}", platform.node())
-        self._wait_for_all(world)
         group = dist.PrefixStore("group", self.store)
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
@@ -90,17 +91,6 @@ class Mesh:
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._live, daemon=True)
         self._beating.start()
-
-    def _wait_for_all(self, world: int) -> None:
-        """Until every rank is there; torch's own error would not say which one is not. Raises TrainingError."""
-        stop = time.monotonic() + self.spec.timeout
-        for rank in range(world):
-            try:
-                left = max(0.1, stop - time.monotonic())
-                self.store.wait([f"machine/{rank}"], timedelta(seconds=left))
-            except (RuntimeError, dist.DistError) as error:
-                said = f"parallel: rank {rank} did not join within {self.spec.timeout} s (parallel.timeout)"
-                raise TrainingError(said) from error
 
     @classmethod
     def joined(cls) -> Mesh:
@@ -290,12 +280,31 @@ def _ending_with_parent() -> Iterator[None]:
         joined.set()
 
 
-def _rendezvous() -> tuple[Any, int]:
-    store, rank, _ = next(dist.rendezvous("env://"))
-    # torchrun keeps one store over its restarts: keys of a lost run are not those of this one
-    own = dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    own.set_timeout(FOREVER)
-    return own, rank
+def _rendezvous(timeout: float = math.inf) -> tuple[Any, int]:
+    """Keys of this start of the ranks alone, and which rank this is.
+
+    torchrun keeps one store over its restarts, and each of its agents counts these for itself: rank 0 numbers the
+    start, and tells each process that asks now. Raises TrainingError where one does not within `timeout` seconds.
+    """
+    store, rank, world = next(dist.rendezvous("env://"))
+    store.set_timeout(FOREVER)
+    if rank:
+        asked = uuid.uuid4().hex
+        store.set(f"asks/{rank}", asked)
+        number = store.get(f"answer/{asked}").decode()
+        store.set(f"joined/{number}/{rank}", "")
+        return dist.PrefixStore(f"start/{number}", store), rank
+    number, stop, missing = str(store.add("starts", 1)), time.monotonic() + timeout, set(range(1, world))
+    while missing:
+        for other in missing:  # what an earlier process asked is answered too, and nobody reads it
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", number)
+        missing = {other for other in missing if not store.check([f"joined/{number}/{other}"])}
+        if missing and time.monotonic() > stop:
+            named = ", ".join(map(str, sorted(missing)))
+            raise TrainingError(f"parallel: rank {named} did not join within {timeout:.0f} s (parallel.timeout)")
+        time.sleep(0.01)
+    return dist.PrefixStore(f"start/{number}", store), rank
 
 
 def _collective(error: BaseException) -> str:
