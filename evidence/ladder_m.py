@@ -5,8 +5,8 @@ rate at scale S, moved as far as the base's was. A verdict asks that the base is
 which it is in every seed.
 
 Seeds of one arm lie further apart than at S, and in two groups: the base has 1.45 to 1.52 in four seeds and 1.30 in
-one, ReLU about 1.22 in four and 1.54 in one. Learned positions have one group. Why was not looked into. With such a
-spread five seeds decide large effects alone.
+one, ReLU about 1.22 in four and 1.54 in one. Learned positions have one group. Why was not looked into; ReLU's rate is
+half of the base's, as at S, and that may be the reason. An interval of five such values is a rough one.
 """
 
 from __future__ import annotations
