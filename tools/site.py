@@ -51,7 +51,7 @@ def _output(output: Mapping[str, Any]) -> str:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """A page without the links to files that are no pages."""
     if page.file.src_uri.startswith(("evidence/", "notebooks/")):
-        page.meta.setdefault("search", {"boost": 0.3})  # after the pages that explain
+        page.meta.setdefault("search", {"boost": 0.001})  # after the pages that explain
     if page.file.src_uri == "guide.md":  # exported beside the pages, after them
         markdown += '\n\n<a href="guide/index.html">The guide, exported: its pages without a server</a>\n'
     folder = (Path(config["docs_dir"]) / page.file.src_uri).parent

@@ -118,6 +118,7 @@ gold = "label|int"
     "decoding/no_card.py": '"""No card."""\n',
     "decoding/no_python.py": 'CARD = {"title": "No Python"}\ndef (:\n',
     "decoding/listed.py": 'CARD = {"title": "Listed", "aliases": ["a"]}\n',
+    "decoding/ends.py": '"""It ends the process."""\nimport sys\nsys.exit(3)\nCARD = {"title": "Ends"}\n',
     "decoding/broken.py": '"""It cannot be imported."""\nimport no_such_module\nCARD = {"title": "Broken"}\n',
 }  # fmt: skip
 
@@ -171,6 +172,8 @@ def test_what_cannot_be_added_is_named_and_left_out(added: str) -> None:
     assert registry.methods("decoding")["greedy"].path.is_relative_to(registry.PACKAGE)
     with pytest.raises(SpecError, match=r"decoding/broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
         make_method("decoding", "broken")
+    with pytest.raises(SpecError, match=r"ends\.py cannot be imported: SystemExit: 3"):
+        make_method("decoding", "ends")
 
 
 def test_methods_are_listed_described_and_built_as_our_own(added: str) -> None:
@@ -178,7 +181,14 @@ def test_methods_are_listed_described_and_built_as_our_own(added: str) -> None:
     for name in FILES:
         kind, _, file = name.partition("/")
         own = f"{kind}/{file.removesuffix('.py').replace('_', '-')}"
-        if file.endswith(".py") and file not in ("greedy.py", "no_card.py", "broken.py", "no_python.py", "listed.py"):
+        if file.endswith(".py") and file not in (
+            "greedy.py",
+            "no_card.py",
+            "broken.py",
+            "ends.py",
+            "no_python.py",
+            "listed.py",
+        ):
             assert listed[own].source == f"more_methods/{name}"
             assert make_method(kind, own.partition("/")[2]).name == own.partition("/")[2]
     assert make_method("optimizer", "slower-sgd").lr == 1e-4

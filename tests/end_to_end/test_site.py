@@ -23,6 +23,14 @@ QUESTIONS = {  # and the page that answers
     "JSON schema": "constrain",
     "deduplicate a corpus": "data",
     "ask a folder of documents": "ask",
+    "load a model from the hub": "models",
+    "contamination check": "data",
+    "rope scaling long context": "models",
+    "GRPO reward": "align",
+    "kernels compile warm-up": "commands",
+    "docker": "commands",
+    "install without torch": "index",
+    "wandb tensorboard mlflow": "run-folder",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 from _training import run, same
@@ -169,3 +171,27 @@ def test_listing_and_specs_import_no_library():
         "assert not {'wandb', 'mlflow', 'tensorboard', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_server_of_mlflow_that_is_away_is_refused_after_few_tries(dataset, tmp_path, monkeypatch):
+    """Each try answers 503, which its client repeats seven times by itself, for minutes."""
+    tries = []
+
+    class Away(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            tries.append(self.path)
+            self.send_error(503)
+
+        do_POST = do_GET
+
+        def log_message(self, *words):
+            pass
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Away) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(LlmanacError, match=r"train\.trackers: .*503"):
+            run(dataset, tmp_path / "a", trackers=(spec.make_method("tracker", "mlflow"),))
+        server.shutdown()
+    assert 1 <= len(tries) <= 3

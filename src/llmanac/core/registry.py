@@ -93,7 +93,7 @@ class Method:
         """
         try:
             return importlib.import_module(self.module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if package_of(self.path)[1] == PACKAGE:
                 raise
             raise SpecError(f"{self.id}: {self.path} cannot be imported: {type(error).__name__}: {error}") from error

@@ -31,6 +31,7 @@ class Spec(TrackerSpec):
     def build(self, *, folder: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # files need no database and no server
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7 would hold a training up for minutes
         with naming("train.trackers=mlflow"):
             from mlflow.entities import Metric
             from mlflow.tracking import MlflowClient
