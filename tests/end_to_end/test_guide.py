@@ -112,6 +112,9 @@ def test_every_chapter_leads_to_practice(exported):
         assert "../question/" in text
         if path.stem != "interview-preparation":
             assert "../exercise/" in text and "../explore/" in text, path.stem
+    linked = "".join(path.read_text("utf-8") for path in (exported / "chapter").glob("*.html"))
+    for kind, known in (("exercise", exercises()), ("question", questions()), ("explore", explorables())):
+        assert not [name for name in known if f'"../{kind}/{name}.html"' not in linked], kind
 
 
 def test_every_row_and_method_has_a_page(exported):

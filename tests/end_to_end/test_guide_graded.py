@@ -144,4 +144,15 @@ def test_progress_goes_along_and_days_are_counted(tmp_path):
     assert ReviewLog(tmp_path / "b.sqlite").document() == kept.document() != {}
     for bad in (b"[]", b"{", b'{"version": 1, "reviews": [{"item": "x"}]}', b"\xff"):
         assert other.post("/import", **{**sent, "files": {"file": ("p", bad)}}).status_code == 400
+    lie = {"item": "question/bits-per-byte", "at": "2026-01-01", "rating": 4}
+    lies = [
+        {"item": item} for item in ("javascript:alert(1)//", "question/\ud800", "question/a\0", "question/" + "x" * 200)
+    ]
+    lies += [{"at": at} for at in ("9999-12-31T23:59:59", "0001-01-01T00:00:00+14:00", "1970-01-01", "2999-01-01")]
+    for one_lie in lies:
+        said = {"version": 1, "interview": "2030-01-01", "reviews": [lie, {**lie, **one_lie}]}
+        bad = {**sent, "files": {"file": ("p", json.dumps(said))}}
+        assert (answer := other.post("/import", **bad)).status_code == 400 and "review 2" in answer.text, one_lie
+    assert other.get("/").status_code == 200
+    assert ReviewLog(tmp_path / "b.sqlite").document() == kept.document(), "a part of a bad file was kept"
     assert other.post("/import", data={"token": "x"}, files=sent["files"]).status_code == 403

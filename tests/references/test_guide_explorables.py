@@ -10,9 +10,12 @@ import types
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 import torch.nn.functional as F
 from _explorables import computed, controls, needs_node
+from scipy.optimize import brentq
+from scipy.stats import binom, entropy
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
@@ -84,7 +87,9 @@ def kept(logits, v):
 def sampling(v):
     logits = [float(x) for x in v["logits"].split()]
     after = kept(logits, v)
-    return {"after": after, "kept": int((after > 0).sum())}
+    before = torch.softmax(torch.tensor(logits, dtype=torch.float64), -1).numpy()
+    bits = [entropy(p, base=2) for p in (before, after)]
+    return {"before": before, "after": after, "kept": int((after > 0).sum()), "bits": bits}
 
 
 def scaled_softmax(v):
@@ -96,8 +101,10 @@ def scaled_softmax(v):
     for name, scale in (("scaled", None), ("without", 1.0)):
         weights = F.scaled_dot_product_attention(q[0], k, eye, scale=scale)[0, 0]
         scores = (q[0] @ k.mT)[0, 0] * (scale or d**-0.5)
-        top = float(weights.max())
-        found[name] = {"weights": weights.numpy(), "spread": float(scores.std(unbiased=False)), "top": top}
+        top = int(weights.argmax())
+        slopes = torch.autograd.functional.jacobian(lambda s: s.softmax(-1), scores)
+        found[name] = {"weights": weights.numpy(), "spread": float(scores.std(unbiased=False)),
+                       "top": float(weights[top]), "slope": float(slopes[top, top])}  # fmt: skip
     return found
 
 
@@ -116,7 +123,8 @@ def kv_cache(v, tmp):
                    num_hidden_layers=v["layers"], num_attention_heads=v["kv"], num_key_value_heads=v["kv"])  # fmt: skip
     found = calculate.costs(described(tmp, config).spec, 256)
     each = {"float32": 4, "bfloat16": 2, "int8": 1}[v["dtype"]]
-    return {"total": v["rows"] * found.state_bytes(2 ** v["length"], 4) * each / 4}
+    return {"token": found.state_bytes(1, 4) * each / 4,
+            "total": v["rows"] * found.state_bytes(2 ** v["length"], 4) * each / 4}  # fmt: skip
 
 
 def memory(v, tmp):
@@ -134,9 +142,14 @@ def rope(v):
 
     d, base = 2 ** v["power"], round(10 ** v["base"])
     made = Spec(theta=float(base)).build(head_dim=d)
-    angles = made.prepare(torch.tensor([[v["position"], v["position"] - v["away"]]]), torch.float64)
-    q, k = made.rotate(torch.full((1, 2, 1, d), d**-0.5, dtype=torch.float64), angles)[0, :, 0]
-    return {"score": float(q @ k)}
+
+    def score(position):
+        angles = made.prepare(torch.tensor([[position, position - v["away"]]]), torch.float64)
+        q, k = made.rotate(torch.full((1, 2, 1, d), d**-0.5, dtype=torch.float64), angles)[0, :, 0]
+        return float(q @ k)
+
+    return {"score": score(v["position"]), "there": score(v["position"] + 1000),
+            "waves": (2 * math.pi / made.frequencies.double().flatten()).numpy()}  # fmt: skip
 
 
 def lora(v):
@@ -147,14 +160,15 @@ def lora(v):
     found = torch.linalg.svdvals(change)
     a = torch.tensor(normals(v["rank"] * n, 3 * v["seed"] + 3).reshape(-1, n) / math.sqrt(n), requires_grad=True)
     b = torch.zeros(n, v["rank"], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([a, b], lr=0.05)
-    for _ in range(v["steps"]):
+    optimizer, path, whole = torch.optim.SGD([a, b], lr=0.05), [], float(change.square().sum())
+    for _ in range(v["steps"] + 1):
         optimizer.zero_grad()
-        (0.5 * (b @ a - change).square().sum()).backward()
+        missed = (b @ a - change).square().sum()
+        path.append(missed.item() / whole)
+        (0.5 * missed).backward()
         optimizer.step()
-    whole = float(change.square().sum())
-    return {"values": found.numpy(), "best": float(found[v["rank"] :].square().sum()) / whole,
-            "reached": float((b @ a - change).square().sum()) / whole}  # fmt: skip
+    return {"values": found.numpy(), "best": float(found[v["rank"] :].square().sum()) / whole, "path": path,
+            "reached": path[-1], "parameters": a.numel() + b.numel()}  # fmt: skip
 
 
 def quantize(v):
@@ -163,21 +177,21 @@ def quantize(v):
         x[0] = v["outlier"]
     size = 2 ** v["power"]
     weight = torch.tensor(x, dtype=torch.float32).view(-1, size)
-    if v["method"] == "nf4":
-        choices = {"name": "nf4", "block": size, "scales": "float32"}
-    elif v["method"] == "int8":
-        choices = {"name": "int8"}
-    else:
+    choices = {"nf4": {"name": "nf4", "block": size, "scales": "float32"}, "int8": {"name": "int8"}}.get(v["method"])
+    if choices is None:
         most = 2 ** (int(v["method"][0]) - 1) - 1
         scale = weight.abs().amax(1, keepdim=True)
-        read = (weight / scale * most).round() / most * scale
-        return {"read": read.flatten().numpy()}
-    packed = make_method("quantizer", choices).build().pack(weight.clone())
-    return {"read": packed.dense(torch.float32).flatten().numpy()}
+        read, bits = (weight / scale * most).round() / most * scale, int(v["method"][0]) + 32 / size
+    else:
+        packed = make_method("quantizer", choices).build().pack(weight.clone())
+        read, bits = packed.dense(torch.float32), 8 * packed.stored / weight.numel()
+    gap = (read - weight).double()
+    return {"read": read.flatten().numpy(), "bits": bits, "error": float(gap.norm() / weight.double().norm()),
+            "largest": float(gap.abs().max())}  # fmt: skip
 
 
 def dpo(v):
-    found = {}
+    found = {"gap": v["chosen"] - v["rejected"]}
     for name, loss in (("dpo", "sigmoid"), ("ipo", "ipo")):
         smoothing = v["smoothing"] if loss == "sigmoid" else 0.0
         made = make_method("objective", {"name": "dpo", "loss": loss, "beta": v["beta"], "label_smoothing": smoothing})
@@ -197,7 +211,7 @@ def grpo(v):
     from llmanac.objectives.policy_gradient import by_group
 
     rewards = np.array([float(x) for x in v["rewards"].split()])
-    return {"advantages": by_group(v["kind"], rewards, [0] * len(rewards))}
+    return {"rewards": rewards, "advantages": by_group(v["kind"], rewards, [0] * len(rewards))}
 
 
 def scaling_law(v):
@@ -217,7 +231,9 @@ def pipeline(v):
 
     ranks, micro = v["ranks"], v["micro"]
     actions = own.trace(v["schedule"], ranks, micro)
+    rows = [[[a.kind, a.micro_batch, a.begin, a.end] for a in actions if a.rank == rank] for rank in range(ranks)]
     return {"bubble": own.bubble(v["schedule"], ranks, micro), "formula": own.formula(v["schedule"], ranks, micro),
+            "actions": rows,
             "end": max(a.end for a in actions), "kept": own.most_kept(v["schedule"], ranks, micro)}  # fmt: skip
 
 
@@ -242,21 +258,31 @@ def elo(v):
 
     again = [rated(won[[int(next(draw) * len(won)) for _ in won]]) for _ in range(200)]
     low, high = np.percentile(again, [2.5, 97.5])
-    return {"path": np.array([rated(won[: n + 1]) for n in range(len(won))]), "low": low, "high": high}
+    gap = brentq(lambda points: 1 / (1 + 10 ** (-points / 400)) - v["share"], -1000, 1000)  # wins as often as it does
+    return {"results": won, "path": np.array([rated(won[: n + 1]) for n in range(len(won))]), "low": low, "high": high,
+            "gap": gap}  # fmt: skip
 
 
 def pass_at_k(v):
     from llmanac.metrics.pass_at_k import estimates
 
     curve = np.array([estimates([v["n"]], [v["c"]], k)[0] for k in range(1, v["n"] + 1)])
-    return {"right": curve[v["k"] - 1], "curve": curve}
+    return {"right": curve[v["k"] - 1], "curve": curve, "biased": binom.sf(0, v["k"], v["c"] / v["n"])}
 
 
 def bleu(v):
     from llmanac.metrics.bleu import bleu as own
 
     found = own([v["output"]], [v["reference"]], tokenizer="none", smoothing=v["smoothing"])
-    return {"bleu": found.value}
+    peer = sacrebleu.sentence_bleu(v["output"], [v["reference"]], tokenize="none", smooth_method=v["smoothing"])
+    output, reference = v["output"].split(), v["reference"].split()
+    orders = []
+    for n, (matches, total, p) in enumerate(zip(peer.counts, peer.totals, peer.precisions, strict=True), 1):
+        theirs = {" ".join(reference[i : i + n]) for i in range(len(reference) - n + 1)}
+        own = dict.fromkeys(" ".join(output[i : i + n]) for i in range(len(output) - n + 1))
+        orders.append({"matches": matches, "total": total, "precision": p / 100,
+                       "shared": [gram for gram in own if gram in theirs]})  # fmt: skip
+    return {"bleu": found.value, "brevity": peer.bp, "orders": orders}
 
 
 def minhash(v):
@@ -294,7 +320,11 @@ def ngrams(v):
     p = []
     for at, id in enumerate(ids):  # the first token has no context: the unigrams
         p.append(math.exp(float(log_probabilities(model, ids[:at])[id])))
-    return {"p": np.array(p), "perplexity": math.exp(-np.mean(np.log(p)))}
+    after = np.exp(log_probabilities(model, ids[len(ids) - v["order"] + 1 :]))
+    words = [*number, "<unk>"]
+    order = sorted(range(len(words)), key=lambda i: -round(float(after[i]), 6))[:8]
+    return {"p": np.array(p), "perplexity": math.exp(-np.mean(np.log(p))), "vocabulary": len(words),
+            "words": [words[i] for i in ids], "next": [[words[i], float(after[i])] for i in order]}  # fmt: skip
 
 
 def log_probabilities(model, ids):
@@ -396,8 +426,14 @@ def test_a_page_has_the_packages_numbers(name, tmp_path):
 
 def same(one, wanted, *where):
     if isinstance(wanted, dict):
+        assert one.keys() == wanted.keys(), (where, "a number of the page is not compared")
         for key, value in wanted.items():
             same(one[key], value, *where, key)
+    elif isinstance(wanted, str):
+        assert one == wanted, where
+    elif isinstance(wanted, list):
+        for at, (own, value) in enumerate(zip(one, wanted, strict=True)):
+            same(own, value, *where, at)
     else:
         assert np.allclose(np.array(one, float), np.array(wanted, float), rtol=2e-5, atol=2e-6), (where, one, wanted)
 
@@ -455,6 +491,8 @@ def test_attention_is_the_packages(model):
         angles = model[0].model.position.prepare(torch.arange(n.shape[1])[None], torch.float32)
         q, k = (model[0].model.position.rotate(y, angles)[0, :, v["head"] - 1] for y in (q, k))
         weights = (q @ k.T / 32**0.5).masked_fill(torch.ones(len(q), len(q)).triu(1) > 0, -math.inf).softmax(-1)
+        bits = np.mean([entropy(row, base=2) for row in weights.detach().numpy()])
+        assert abs(one["entropy"][v["layer"] - 1][v["head"] - 1] - bits) < 1e-3
         for row, wanted in zip(one["rows"], weights.detach().tolist(), strict=True):
             assert np.allclose(row, wanted[: len(row)], atol=1e-4)
 
@@ -466,7 +504,9 @@ def test_beams_are_the_packages(model):
     for v, one in zip(settings := drawn("beams"), computed("beams", settings), strict=True):
         ids = [int(i) for i in model[1].encode(v["text"])]
         (found,) = engine.generate([ids], max_new_tokens=v["steps"], stop_ids=(), beams=v["beams"], logit_bias=special)
-        assert (list(found.ids) == one["ids"] and one["score"] >= one["greedy"] - 1e-9) or v["beams"] > 1, v
+        assert list(found.ids) == one["ids"] and one["score"] >= one["greedy"] - 1e-9, v
+        p = [after(model[0], ids + one["ids"][:n]).log_softmax(-1)[id] for n, id in enumerate(one["ids"])]
+        assert abs(float(sum(p)) - one["score"]) < 1e-3, v
 
 
 def test_the_mask_is_the_packages(model):

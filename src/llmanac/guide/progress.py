@@ -9,6 +9,7 @@ not schedules, so that a better schedule can be computed from them later.
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, shown
 
 RATINGS = {"again": 1, "hard": 2, "good": 3, "easy": 4}
 FACTORS = {2: 1.2, 3: 2.5, 4: 4.0}
 VERSION = 1
 MOST = 1_000_000  # reviews of a file
+ITEM = re.compile(r"(question|exercise)/[a-z0-9-]{1,180}")
+FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,10 @@ class ReviewLog:
             day = date.fromisoformat(data["interview"]) if data.get("interview") else None
         except (TypeError, ValueError):
             raise DataError(f"{path}: interview: {data['interview']!r} is no day such as 2027-01-31, or null") from None
+        new = self.merge(reviews)
         if day is not None:
             self.set_interview(day)
-        return self.merge(reviews)
+        return new
 
 
 def read_export(data: Mapping[str, Any], path: object) -> list[Review]:
@@ -173,17 +177,22 @@ def read_export(data: Mapping[str, Any], path: object) -> list[Review]:
     for number, row in enumerate(rows, 1):
         try:
             review = Review(str(row["item"]), _moment(row["at"]), row["rating"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(f"{path}: review {number}: needs item, at (an ISO time) and rating") from None
+        if not ITEM.fullmatch(review.item):
+            raise DataError(f"{path}: review {number}: item {shown(review.item)} is no question/NAME or exercise/NAME")
+        # A schedule that is computed from a time that lies can leave the calendar, and the first page with it.
+        if not FIRST <= review.at <= datetime.now(UTC) + timedelta(days=1):
+            raise DataError(f"{path}: review {number}: {shown(row['at'])} is before {FIRST:%Y} or in the future")
         if type(review.rating) is not int or review.rating not in RATINGS.values():
-            raise DataError(f"{path}: review {number}: rating is {row['rating']!r}, expected 1 to 4")
+            raise DataError(f"{path}: review {number}: rating is {shown(row['rating'])}, expected 1 to 4")
         found.append(review)
     return found
 
 
 def _moment(text: str) -> datetime:
     at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def due(reviews: Sequence[Review]) -> datetime:

@@ -215,7 +215,7 @@ class Site:
         due = sorted(self.progress.due().items(), key=lambda i: i[1])
         return {
             "ready": [(item, at) for item, at in due if at <= now and planning.chapter_of(item)],
-            "later": [(item, at) for item, at in due if at > now],
+            "later": [(item, at) for item, at in due if at > now and planning.chapter_of(item)],
             "weakest": planning.weakest(reviews),
             "exercise": planning.next_exercise(reviews),
             "interview": day,
