@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from _pages import INDENTED, Session, blocks
 
+import llmanac
 from llmanac.generate.answers import Answer
 
 # the pages whose blocks are run here, and those with blocks that are marked slow
@@ -136,6 +137,13 @@ def answers(session: Session, questions: Iterable[str]) -> dict[str, Answer]:
     assistant = load_assistant(run, Engine(model, load_tokenizer(run / "model")))
     assert assistant is not None
     return {question: assistant.answer(question) for question in questions}
+
+
+def test_a_folder_answers_what_the_readme_shows(root: Path) -> None:
+    """In the checkout's own pages, as a reader types it."""
+    text = (root / "README.md").read_text("utf-8")
+    [(question, answer)] = re.findall(r'`llmanac ask docs "([^"]+)"` quotes `("[^"`]+") \[1\]`', text)
+    assert llmanac.ask(root / "docs", question).text.startswith(answer)
 
 
 @pytest.mark.slow

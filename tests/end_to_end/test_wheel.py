@@ -73,6 +73,15 @@ def test_it_has_what_the_package_reads(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or "/cells/" in name or name.endswith(".gguf")]
 
 
+def test_the_citation_is_complete_and_of_this_version(root: Path) -> None:
+    text = (root / "CITATION.cff").read_text("utf-8")
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    cited = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" "))
+    assert {"message", "title"} <= cited.keys() and "\nauthors:\n  - name: " in text  # what the format requires
+    assert (cited["cff-version"], cited["version"]) == ("1.2.0", project["version"])
+    assert cited["license"] == project["license"]
+
+
 def test_a_light_installation_is_small(root: Path, wheel: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     sizes = {
