@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -84,13 +85,13 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_file_has_machines_processes_mesh_and_folder(place, capsys):
-    assert not launched("--nodes", "4", "--processes", "8", "-s", "train.steps=3")
+    assert not launched("--nodes", "4", "--processes", "8", "-s", "train.batch_tokens=2048")
     written = (place / "small.sbatch").read_text()
     assert "sbatch small.sbatch" in capsys.readouterr().out
     for line in ("--nodes=4", "--gpus-per-node=8", "--ntasks-per-node=1", "--requeue", "--signal=B:TERM@120"):
         assert f"#SBATCH {line}\n" in written
-    assert "--nproc-per-node 8 " in written and "-s train.steps=3 -s parallel.data=32 " in written
-    assert "--folder runs/small " in written
+    assert "--nproc-per-node 8 " in written and "-s train.batch_tokens=2048 -s parallel.data=32 " in written
+    assert "--folder=runs/small " in written
     assert subprocess.run(["bash", "-n", "small.sbatch"]).returncode == 0
     mesh = ["-s", "parallel.data=8", "-s", "parallel.tensor=2", "-o", "two"]
     assert not launched("--nodes", "2", "--processes", "8", "--cpu", "--folder", "it's", *mesh)
@@ -102,7 +103,26 @@ def test_the_file_has_machines_processes_mesh_and_folder(place, capsys):
 def test_a_mesh_of_another_size_is_refused(place, capsys):
     assert launched("--nodes", "2", "-s", "parallel.data=4") == 2
     assert "--nodes, --processes: 2 x 1 are not the 4 ranks" in capsys.readouterr().err
+    assert launched("--nodes", "4", "--processes", "8") == 2
+    assert "parallel.data: 32 does not divide the 8 rows of a step" in capsys.readouterr().err
     assert not (place / "small.sbatch").exists()
+
+
+@pytest.mark.parametrize("name", ["$(touch made)", "`touch made`", "a\ntouch made\n", 'it\'s "; touch made; "', "-b"])
+def test_nothing_of_a_name_reaches_the_shell(place, name):
+    """Of a folder, a patch and a recipe's path: what srun is given is what was said, and nothing else is started."""
+    (place / name).mkdir()
+    (place / "small.toml").rename(place / name / "small.toml")
+    source = f"data.source.paths={json.dumps([name])}"
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", "slurm", f"./{name}/small.toml", "--cpu", f"--folder={name}", "-s", source, "-o", "job"])
+    assert not ended.value.code
+    (place / "bin" / "srun").write_text("""#!/bin/bash\nprintf '%s\\0' "$@" > given\n""")
+    job = started(place)
+    assert job.communicate(timeout=60)[0] == "" and job.returncode == 0
+    given = (place / "given").read_bytes().decode().split("\0")
+    assert given[given.index("run") :][:5] == ["run", f"./{name}/small.toml", f"--folder={name}", "-s", source]
+    assert not (place / "made").exists()
 
 
 def started(place: Path) -> subprocess.Popen[str]:

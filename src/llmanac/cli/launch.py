@@ -35,7 +35,7 @@ resume=()
 if [ -f {kept} ]; then resume=(--resume); fi
 srun --kill-on-bad-exit=1 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node {processes} --max-restarts 3 \\
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \\
-    -m llmanac run {recipe} --folder {folder}{patches} "${{resume[@]}}" &
+    -m llmanac run {recipe} --folder={folder}{patches} "${{resume[@]}}" &
 running=$!
 wait "$running"
 """
@@ -66,12 +66,14 @@ def slurm_command(
     """
     from llmanac.core import spec
     from llmanac.recipes.run import asked_for
-    from llmanac.recipes.spec import read_recipe
+    from llmanac.recipes.spec import RecipeSpec, read_recipe
 
     changes = on_processes(spec.parse_patches(set_ or ()), nodes * processes, read_recipe(recipe))
     asked: Any = asked_for(recipe, changes)[1].spec
     if (ranks := asked.parallel.ranks) != nodes * processes:
         raise SpecError(f"--nodes, --processes: {nodes} x {processes} are not the {ranks} ranks of the recipe's mesh")
+    if isinstance(asked, RecipeSpec):  # refused now, not after hours in a queue; a tuning rounds its batch up
+        asked.parallel.micro_batch(asked.train.rows, asked.train.micro_batch)
     given = [*(set_ or ())]
     given += [f"parallel.data={ranks}"] if changes.keys() - spec.parse_patches(given).keys() else []
     place = folder or Path("runs") / asked.name
