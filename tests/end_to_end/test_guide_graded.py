@@ -114,6 +114,11 @@ def test_an_interview_is_graded_by_a_measured_model_alone(tmp_path, capsys):
         told = html.unescape(
             client.post("/mock", **form(asked=" ".join(names), by="model", **{f"answer/{names[0]}": "first"})).text
         )
+        before = len(ReviewLog(place).reviews())
+    written = "a long answer\n<b>of mine"
+    lost = client.post("/mock", **form(asked=" ".join(names), by="model", **{f"answer/{names[1]}": written}))
+    assert lost.status_code == 200 and "Not graded" in lost.text and html.escape(written) in lost.text
+    assert f'name="asked" value="{" ".join(names)}"' in lost.text and len(ReviewLog(place).reviews()) == before
     one, other = find(names[0]), find(names[1])
     lines = {q.name: told.partition(f"<li>{q.ask}")[2].partition("</li>")[0] for q in (one, other)}
     count = sum((one.ask, point) not in SENTENCES for point in one.rubric)

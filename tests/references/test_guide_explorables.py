@@ -400,6 +400,8 @@ def drawn(name):
             v["rewards"] = " ".join(str(rng.choice([0, 1, 0.5, -1])) for _ in range(rng.randint(2, 16)))
         if name == "ngrams":
             v["text"], v["sentence"] = "\n".join(text(rng, 3, 9) for _ in range(6)), f"{text(rng, 3, 8)} unseen"
+        if name == "bleu":
+            v["output"] = text(rng, 1, 12)  # of fewer than four words too
         if name == "minhash":
             words = v["one"].split()
             v["other"] = " ".join(w if rng.random() < 0.9 else rng.choice(WORDS) for w in words)

@@ -221,7 +221,11 @@ class Guide:
             return self._message(400, "no question was asked")
         grader = self.site.grader if form.get("by") == "model" else None
         if grader is not None and grader.usable:
-            graded = [grader.grade(q, form.get(f"answer/{q.name}", "")) for q in asked]
+            given = {q.name: form.get(f"answer/{q.name}", "") for q in asked}
+            try:
+                graded = [grader.grade(q, given[q.name]) for q in asked]
+            except LlmanacError as error:  # 45 minutes of writing must not be lost with the model
+                return HTMLResponse(self.site.page("mock.html", asked=asked, given=given, error=str(error)))
         else:
             graded = [Graded(q, frozenset(n for n in range(len(q.rubric)) if f"{q.name}/{n}" in form)) for q in asked]
         now = datetime.now(UTC)

@@ -149,7 +149,7 @@ class Site:
         if name == "paths":
             return self._render("paths.html", path, "Paths", found=paths.load(), areas=paths.areas())
         if name == "mock" and self.token:
-            return self._mock(path, more.get("params", {}), more.get("graded"))
+            return self._mock(path, **more)
         if name == "placement" and self.token:
             return self._render("placement.html", path, "A test of ten minutes", asked=planning.placement())
         if name == "plan" and self.progress is not None:
@@ -189,11 +189,13 @@ class Site:
         area = next((a for a in paths.areas() if a.name == name), None)
         return None if area is None else (area.title, area.text, [(pages()[row], "") for row in area.rows])
 
-    def _mock(self, path: str, params: dict[str, str], graded: list[mock.Graded] | None) -> str:
-        """A mock interview: five questions, or what to study after it."""
+    def _mock(self, path: str, **more: Any) -> str:
+        """A mock interview: five questions, those of one that could not be graded, or what to study after it."""
+        params: dict[str, str] = more.get("params", {})
+        graded: list[mock.Graded] | None = more.get("graded")
         chosen = {name: params.get(name, "") for name in ("role", "level")}
         role, level = (chosen[n] if chosen[n] in known else None for n, known in (("role", ROLES), ("level", LEVELS)))
-        asked: list[InterviewQuestion] = []
+        asked: list[InterviewQuestion] = more.get("asked", [])
         if self.progress is not None and params and graded is None:
             due, now = self.progress.due(), datetime.now(UTC)
             names = {item.partition("/")[2]: at for item, at in due.items() if item.startswith("question/")}
@@ -203,7 +205,8 @@ class Site:
             asked = mock.choose(every, count=ASKED, seed=seed, role=role, level=level, due=ready, later=later)
         studies = None if graded is None else mock.study(graded)
         return self._render("mock.html", path, "A mock interview", asked=asked, graded=graded or [], studies=studies,
-                            roles=ROLES, levels=LEVELS, chosen=chosen, grader=self.grader)  # fmt: skip
+                            roles=ROLES, levels=LEVELS, chosen=chosen, grader=self.grader,
+                            given=more.get("given", {}), error=more.get("error", ""))  # fmt: skip
 
     def _today(self) -> dict[str, Any]:
         """What the first page says of the reader's own work."""

@@ -16,13 +16,14 @@ explorable({
   compute(v) {
     const [output, reference] = [v.output, v.reference].map((t) => t.split(/\s+/).filter(Boolean));
     if (!output.length || !reference.length) throw new Error("both texts are needed");
-    let halvings = 1;
+    let [halvings, any] = [1, 0]; // without any match BLEU is 0, and nothing is smoothed
     const orders = [1, 2, 3, 4].map((n) => {
       const theirs = this.grams(reference, n);
       const shared = [...this.grams(output, n)].map(([gram, count]) => [gram, Math.min(count, theirs.get(gram) || 0)]).filter((g) => g[1]);
       const [matches, total] = [guide.sum(shared.map((g) => g[1])), Math.max(0, output.length - n + 1)];
+      any += matches;
       let precision = total ? matches / total : 0;
-      if (total && !matches && v.smoothing === "exp") precision = 1 / ((halvings *= 2) * total);
+      if (any && total && !matches && v.smoothing === "exp") precision = 1 / ((halvings *= 2) * total);
       return { matches, total, precision, shared: shared.map((g) => g[0]) };
     });
     const brevity = output.length < reference.length ? Math.exp(1 - reference.length / output.length) : 1;
