@@ -116,7 +116,8 @@ def test_an_interview_is_graded_by_a_measured_model_alone(tmp_path, capsys):
         )
         before = len(ReviewLog(place).reviews())
     written = "a long answer\n<b>of mine"
-    lost = client.post("/mock", **form(asked=" ".join(names), by="model", **{f"answer/{names[1]}": written}))
+    full = {f"answer/{name}": "\u4e2d" * 8000 for name in names}  # as long as the page lets it be
+    lost = client.post("/mock", **form(asked=" ".join(names), by="model", **{**full, f"answer/{names[1]}": written}))
     assert lost.status_code == 200 and "Not graded" in lost.text and html.escape(written) in lost.text
     assert f'name="asked" value="{" ".join(names)}"' in lost.text and len(ReviewLog(place).reviews()) == before
     one, other = find(names[0]), find(names[1])

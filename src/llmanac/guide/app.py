@@ -52,7 +52,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 KINDS = ("application/x-www-form-urlencoded", "multipart/form-data")
-MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take three
+MAX_BODY = 9 * MOST + 4096  # bytes of a form: a character of an answer may take nine, three of UTF-8 as %E4 each
 MAX_UPLOAD = 3 << 20  # of one with files
 BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
