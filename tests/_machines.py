@@ -174,7 +174,8 @@ class Machines:
     def close(self) -> None:
         for space in reversed(self._spaces):
             space.kill()
-        for pid in self._forwarders:
+        while self._forwarders:  # each once: the system may give its number to another process
+            pid = self._forwarders.pop()
             os.kill(pid, 9)
             os.waitpid(pid, 0)
 

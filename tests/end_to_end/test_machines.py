@@ -158,6 +158,18 @@ def test_a_partition_of_ten_seconds_changes_nothing(tmp_path, plain):
         assert_undisturbed(folder, plain)
 
 
+def test_a_slow_cable_that_loses_frames_changes_nothing(tmp_path, plain):
+    """One machine's frames wait and are lost in both directions, the other sends 50 Mbit/s at most."""
+    with machines(2, tmp_path) as made:
+        folder = prepared(made.each[0])
+        made.lossy(made.each[1], delay=0.002, loss=0.01)
+        made.each[0].rate(50_000_000)
+        started = torchrun(made.each, *run(timeout=60))
+        texts = said_by(*started, seconds=300)
+        assert not any(program.returncode for program in started), "\n".join(texts)
+        assert_undisturbed(folder, plain)
+
+
 @pytest.mark.parametrize("fault", ["dead", "cut off", "first dead", "first cut off", "hangs"])
 def test_a_lost_machine_is_named_and_no_rank_waits_for_it(tmp_path, fault):
     """Every rank ends within the timeout and a few seconds more; torchrun's agents by their own timeouts."""

@@ -205,7 +205,7 @@ def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, k
             numbers = interleaved(numbers, heads)
         largest = float(np.abs(numbers).max(initial=0.0))
         if not largest <= (math.inf if kind in ("F32", "BF16") else LARGEST_HALF):
-            raise CheckpointError(f"{theirs}: holds {largest:g}, which {kind} cannot; use --type f32")
+            raise CheckpointError(f"{theirs}: holds {largest:g}, which {kind} cannot; write f32")
         return KINDS[kind].packed(numbers, of)
 
     return packed
@@ -227,4 +227,4 @@ def _check(model: Any, chosen: Family, path: Path, name: str) -> None:
     for field, (ours, theirs) in diff(_explicit(model.spec), _explicit(again)).items():
         if isinstance(ours, float) and isinstance(theirs, float) and math.isclose(ours, theirs, rel_tol=1e-6):
             continue  # the file has 32 bits
-        raise Misfit(f"{field} is {ours!r}, which a GGUF file of the architecture {name} cannot say ({theirs!r})")
+        raise Misfit(f"{field} is {ours!r}, which a GGUF file of the architecture {name} cannot say (only {theirs!r})")
