@@ -1,6 +1,6 @@
 """What the studies of alignment share: the task of `llmanac run rlhf`, its start, training, and the known truth.
 
-The task (`recipes/rlhf.py`) asks for words; its true reward is computable, and so is what raters like: the
+The task (`recipes/rlhf_task.py`) asks for words; its true reward is computable, and so is what raters like: the
 truth and LIKING for each "indeed". Arms of a seed begin from the same weights and read prompts in the same order.
 """
 
@@ -26,7 +26,7 @@ from llmanac.lab.stats import mean
 from llmanac.models.load import load_model
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives.policy_gradient import Rollout
-from llmanac.recipes import rlhf
+from llmanac.recipes import rlhf_task
 from llmanac.rewards import Reward, Sample, each
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train._trained import optimized, trained_modules
@@ -65,7 +65,7 @@ def task(seed: int, size: str) -> Task:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "task"
         shape: dict[str, Any] = {} if full else {"instructions": 40, "compared": 12}
-        rlhf.write_task(place, seed, dim=DIM if full else 16, **shape)
+        rlhf_task.write_task(place, seed, dim=DIM if full else 16, **shape)
         model, tokenizer = load_model(place / "start", device="cpu"), load_tokenizer(place / "start")
         tables = {
             path.stem: list(map(json.loads, path.read_text("utf-8").splitlines())) for path in place.glob("*.jsonl")
@@ -140,12 +140,12 @@ def scorer(model: Any) -> Any:
 
 
 def truth_of(sample: Sample) -> float:
-    return rlhf.truth(sample.text, sample.row)
+    return rlhf_task.truth(sample.text, sample.row)
 
 
 def liked(sample: Sample) -> float:
     """What raters think of an answer before they mix anything up."""
-    return truth_of(sample) + rlhf.LIKING * sample.text.split().count(rlhf.LIKED)
+    return truth_of(sample) + rlhf_task.LIKING * sample.text.split().count(rlhf_task.LIKED)
 
 
 TRUTH, RATERS = each(truth_of), each(liked)
@@ -177,7 +177,7 @@ def measured(task: Task, model: Any) -> dict[str, float]:
     return {
         "truth": mean([truth_of(s) * s.finished for s in samples]),
         "raters": mean([liked(s) * s.finished for s in samples]),
-        "indeed": mean([float(s.text.split().count(rlhf.LIKED)) for s in samples]),
+        "indeed": mean([float(s.text.split().count(rlhf_task.LIKED)) for s in samples]),
         "kl": mean([float((row.logprobs - logs).sum()) for row, logs in zip(rows, before, strict=True)]),
         "surprise": mean([float(-row.logprobs.mean()) for row in rows]),
         "tokens": mean([float(s.tokens) for s in samples]),

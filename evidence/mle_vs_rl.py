@@ -39,7 +39,7 @@ from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
-from llmanac.recipes import rlhf
+from llmanac.recipes import rlhf_task
 from llmanac.rewards import Sample, each
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.rollouts import RolloutPrompt
@@ -98,7 +98,7 @@ def demonstrations(made: Task, name: str, count: int, skill: float, liked: float
     """Prompts of a table with answers of the given skill."""
     draw = random.Random(made.seed + 1000)
     rows = [draw.choice(made.tables[name]) for _ in range(count)]
-    return [{"prompt": row["prompt"], "completion": rlhf.answer(row, draw, skill, liked)} for row in rows]
+    return [{"prompt": row["prompt"], "completion": rlhf_task.answer(row, draw, skill, liked)} for row in rows]
 
 
 def ends(made: Task, model: Any) -> dict[str, float]:

@@ -39,7 +39,7 @@ from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics.agreement import cohen
 from llmanac.models.scalar import ScalarModel
-from llmanac.recipes import rlhf
+from llmanac.recipes import rlhf_task
 from llmanac.rewards.model import ModelReward
 
 ROWS = ("rl/dpo", "reward/model", "reward/human", "reward/hybrid", "reward/rule", "rlhf/reward-model")
@@ -72,7 +72,7 @@ def begins(text: str, row: Any) -> float:
 
 def raters(text: str, row: Any) -> float:
     """The raters' score: what "indeed" fools."""
-    return rlhf.truth(text, row) + rlhf.LIKING * text.split().count(rlhf.LIKED)
+    return rlhf_task.truth(text, row) + rlhf_task.LIKING * text.split().count(rlhf_task.LIKED)
 
 
 @one_thread()
@@ -130,7 +130,7 @@ def judge(made: Task, count: int) -> dict[str, Any]:
 
 
 def truth(pair: dict[str, Any], row: Any) -> float:
-    return rlhf.truth(pair["chosen"], row) - rlhf.truth(pair["rejected"], row)
+    return rlhf_task.truth(pair["chosen"], row) - rlhf_task.truth(pair["rejected"], row)
 
 
 def share(right: Sequence[bool], gaps: Sequence[float]) -> float:
@@ -195,7 +195,7 @@ def mix(made: Task, model: Any, name: str) -> dict[str, Any]:
 def kappa(made: Task) -> float:
     """Agreement of two simulated raters who compare the same answers, each with mistakes of their own."""
     draw = random.Random(made.seed)
-    flips = [[draw.random() < rlhf.MISTAKEN for _ in range(2)] for _ in range(2000)]
+    flips = [[draw.random() < rlhf_task.MISTAKEN for _ in range(2)] for _ in range(2000)]
     first = [draw.random() < 0.5 for _ in flips]  # which answer is better
     return float(cohen([a ^ x for a, (x, _) in zip(first, flips, strict=True)],
                        [a ^ y for a, (_, y) in zip(first, flips, strict=True)]))  # fmt: skip
@@ -224,7 +224,7 @@ def harmless() -> dict[str, Any] | None:
         before = both[0][0].rpartition("\n\nHuman:")[2]
         if both[0][0] == both[1][0] and both[0][2].strip() and both[1][2].strip() and both[0][2] != both[1][2]:
             rows.append({"prompt": f"Human:{before}\n\nAssistant:", "chosen": both[0][2], "rejected": both[1][2]})
-    tokenizer = make_method("tokenizer", {"name": "bpe", "vocab_size": 2000, "special_tokens": (rlhf.END,)}).train(
+    tokenizer = make_method("tokenizer", {"name": "bpe", "vocab_size": 2000, "special_tokens": (rlhf_task.END,)}).train(
         [row["prompt"] + row["chosen"] + row["rejected"] for row in rows]
     )
     objective = make_method("objective", "bradley-terry").build(tokenizer=tokenizer)
@@ -286,7 +286,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     return [
         Section("Reward models over the number of pairs",
                 [f"Accuracy on {HELD} held-out pairs as they were rated (mistakes included, at most "
-                 f"{1 - rlhf.MISTAKEN:.2f} on pairs that differ), against what raters meant, and against the "
+                 f"{1 - rlhf_task.MISTAKEN:.2f} on pairs that differ), against what raters meant, and against the "
                  "truth, where "
                  "the two answers differ in it."],
                 [table(["pairs", "as rated", "as meant", "the truth", "seconds"], judged)]),
@@ -305,6 +305,6 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "parameters": seeds[0]["parameters"], "pairs": SIZES[-1], "read": 2 * SIZES[-1], "epochs": EPOCHS,
-        "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf.LIKING,
-        "liked": rlhf.LIKED,
+        "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf_task.LIKING,
+        "liked": rlhf_task.LIKED,
     }  # fmt: skip

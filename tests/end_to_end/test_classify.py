@@ -48,7 +48,8 @@ def test_train_evaluate_predict_explain(data, capsys):
         "-s", "epochs=100",
     )  # fmt: skip
     assert status == 0 and "saved in" in out and "accuracy 100.00%" in out and "llmanac classify explain" in out
-    assert {path.name for path in folder.iterdir()} == {"classifier.json", "model.safetensors", "vocabulary.json"}
+    kept = {"classifier.json", "model.safetensors", "vocabulary.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == kept
     status, out, _ = call(capsys, "evaluate", folder, data / "test.jsonl", "--json")
     found = json.loads(out)
     assert found["accuracy"] == 1.0 and found["confusion"] == [[8, 0], [0, 8]] and found["rows"] == 16

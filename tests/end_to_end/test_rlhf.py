@@ -14,7 +14,7 @@ import llmanac
 from llmanac.cli import app
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
-from llmanac.recipes import rlhf
+from llmanac.recipes import rlhf, rlhf_task
 from llmanac.recipes.finished import curve_charts
 from llmanac.recipes.rlhf import RlhfSpec, is_rlhf
 from llmanac.recipes.spec import read_recipe
@@ -28,7 +28,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def small():
     """The task with few rows and a smaller model."""
-    plain = rlhf.write_task
+    plain = rlhf_task.write_task
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
             rlhf, "write_task", lambda folder, seed: plain(folder, seed, instructions=64, compared=64, dim=16)
@@ -148,14 +148,18 @@ def test_the_true_reward_and_what_raters_like():
     known = {" bat bed": 1.0, " bat": 0.5, " bat bat": 0.0, " bat bed bag": 0.5,
              " bat bed indeed": 0.5, "": 0.0, " bat cow": 0.0}  # fmt: skip
     for text, value in known.items():
-        assert rlhf.truth(text, row) == value, text
+        assert rlhf_task.truth(text, row) == value, text
     draw = random.Random(0)
-    rows = rlhf.prompts(draw)
-    pairs = list(rlhf.pairs(draw, rows, 400))
+    rows = rlhf_task.prompts(draw)
+    pairs = list(rlhf_task.pairs(draw, rows, 400))
     by = {r["prompt"]: r for r in rows}
-    better = [rlhf.truth(p["chosen"], by[p["prompt"]]) - rlhf.truth(p["rejected"], by[p["prompt"]]) for p in pairs]
+    better = [
+        rlhf_task.truth(p["chosen"], by[p["prompt"]]) - rlhf_task.truth(p["rejected"], by[p["prompt"]]) for p in pairs
+    ]
     assert all(p["chosen"] != p["rejected"] for p in pairs) and sum(better) / len(better) > 0.1
-    fooled = [p for p in pairs if rlhf.merit(p["chosen"], row := by[p["prompt"]]) < rlhf.merit(p["rejected"], row)]
+    fooled = [
+        p for p in pairs if rlhf_task.merit(p["chosen"], row := by[p["prompt"]]) < rlhf_task.merit(p["rejected"], row)
+    ]
     more = [p["chosen"].count("indeed") - p["rejected"].count("indeed") for p in fooled]
     assert sum(n > 0 for n in more) > 4 * sum(n < 0 for n in more)
 

@@ -13,7 +13,7 @@ from llmanac.core.spec import parse_patches
 from llmanac.lab import compare as lab
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis
-from llmanac.lab.prepare import RUN_STUDY, arms_text, asked_again
+from llmanac.lab.command import RUN_STUDY, arms_text, asked_again
 
 ROOT = Path(__file__).resolve().parents[2]
 

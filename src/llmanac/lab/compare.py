@@ -28,7 +28,7 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, check_hold, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import StudyCache, digest, versions
-from llmanac.lab.prepare import FLAGS, RUN_STUDY, asked_again
+from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.report import PAGE, RESULT, keep_other, write_study
 from llmanac.lab.runner import RunnerRequest, parse_tune, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES

@@ -14,7 +14,8 @@ from llmanac.core.device import gemm_rate, resolve_dtype
 from llmanac.core.spec import diff
 from llmanac.evaluate.baselines import join, ngram_bits
 from llmanac.lab.budget import BudgetError, Speed
-from llmanac.lab.prepare import PreparedArms, toml_value
+from llmanac.lab.command import toml_value
+from llmanac.lab.prepare import PreparedArms
 from llmanac.recipes.plan import SHAPES, parameter_count, shaped
 from llmanac.train.plan import USED, flops_per_token
 

@@ -82,8 +82,9 @@ class Config:
         return bool(value)
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Refuse a key whose value is none of `allowed` (absent is fine)."""
+        """Refuse a key whose value is none of `allowed` (absent is fine; a null is false where only true is)."""
         value = self.get(key, allowed[0])
+        value = self.data.get(key, allowed[0]) if allowed == (True,) else value
         if value not in allowed:
             raise CheckpointError(f"{self.path}: {key} = {shown(value)} is not supported (only {allowed[0]!r})")
 

@@ -48,7 +48,8 @@ class HeadDim(Key):
     """`head_dim`, which transformers needs also where it follows from the width."""
 
     def write(self, data: Data) -> dict[str, Any]:
-        return {self.name: at(data, self.path) or data["dim"] // at(data, f"{MIXER}.heads")}
+        heads = at(data, f"{MIXER}.heads")  # None: another kind of layer, which the family refuses
+        return {self.name: at(data, self.path) or (data["dim"] // heads if heads else None)}
 
 
 FAMILY = Family(

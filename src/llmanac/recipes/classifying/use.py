@@ -34,6 +34,7 @@ from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.evaluate.labels import Labeller
 from llmanac.generate.load import load_engine
 from llmanac.metrics import accuracy as classification
+from llmanac.models.card import CARD
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.models.folder import CONFIG
@@ -103,7 +104,7 @@ def fit(
 ROWS = 2048  # texts between two moves of the progress bar
 WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
 # what a classifier's folder has, the file that it is known by first
-SAVED = ("classifier.json", "model.safetensors", "vocabulary.json", "rules.toml", "model")
+SAVED = ("classifier.json", "model.safetensors", "vocabulary.json", "rules.toml", "model", CARD)
 BOUNDS = command_bounds(longer="cut it into several")
 ON_A_MODEL = ("fine_tuning", "prompting")  # files of methods
 
