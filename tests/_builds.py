@@ -40,9 +40,32 @@ WORDS = [
 ]
 
 
+RECIPE = """
+name = "small"
+budget = "600s"
+data = { source = { name = "files", paths = ["text"] }, held_out = 0.2 }
+tokenizer = { name = "bpe", vocab_size = 300 }
+model = { name = "transformer", dim = 32, layers = 2, max_length = 128 }
+evaluate = { baselines = "none" }
+[train]
+batch_tokens = 512
+length = 64
+optimizer = "adamw"
+dtype = "float32"
+attention = "sdpa"
+compile = "never"
+"""
+
+
 def stage(name: str, **choices: Any) -> dict[str, Any]:
     """A stage of tests/stages as a recipe names it."""
     return {"name": str(STAGES / f"{name}.py"), **choices}
+
+
+def small_recipe(steps: int, checkpoint_every: int, *more: str) -> str:
+    """A recipe on the files of `text`, whose runs equal one another bit for bit; `more` are lines of `[train]`."""
+    train = [f"steps = {steps}", f"checkpoint_every = {checkpoint_every}", *more]
+    return RECIPE + "\n".join(train) + "\n"
 
 
 def text(rng: random.Random, words: int) -> str:

@@ -14,30 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from _builds import text
+from _builds import small_recipe, text
 
 from llmanac.cli import main
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.metrics import read_metrics
 
 STEPS = 200
-RECIPE = f"""
-name = "small"
-budget = "600s"
-data = {{ source = {{ name = "files", paths = ["text"] }}, held_out = 0.2 }}
-tokenizer = {{ name = "bpe", vocab_size = 300 }}
-model = {{ name = "transformer", dim = 32, layers = 2, max_length = 128 }}
-evaluate = {{ baselines = "none" }}
-[train]
-steps = {STEPS}
-batch_tokens = 512
-length = 64
-micro_batch = 4
-checkpoint_every = 100
-dtype = "float32"
-attention = "sdpa"
-compile = "never"
-"""
+RECIPE = small_recipe(STEPS, 100, "micro_batch = 4")
 # one task for each machine, with Slurm's variables of a task; what ends srun ends them
 SRUN = """#!/bin/bash
 set -m

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from _builds import text
+from _builds import small_recipe, text
 from _machines import Machine, machines, said_by, until
 
 from llmanac.train.checkpoint import Checkpoints
@@ -66,24 +66,7 @@ def test_bytes_on_the_cable_equal_the_closed_forms(tmp_path):
 
 
 STEPS, TIMEOUT = 60, 8
-RECIPE = f"""
-name = "small"
-budget = "600s"
-data = {{ source = {{ name = "files", paths = ["text"] }}, held_out = 0.2 }}
-tokenizer = {{ name = "bpe", vocab_size = 300 }}
-model = {{ name = "transformer", dim = 32, layers = 2, max_length = 128 }}
-evaluate = {{ baselines = "none" }}
-[train]
-steps = {STEPS}
-batch_tokens = 512
-length = 64
-micro_batch = 4
-checkpoint_every = 10
-optimizer = "adamw"
-dtype = "float32"
-attention = "sdpa"
-compile = "never"
-"""
+RECIPE = small_recipe(STEPS, 10, "micro_batch = 4")
 
 
 def prepared(machine: Machine) -> Path:

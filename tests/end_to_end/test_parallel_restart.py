@@ -12,30 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from _builds import text
+from _builds import small_recipe, text
 
 from llmanac.core.files import TEMPORARY
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.metrics import read_metrics
 
 STEPS = 60
-RECIPE = f"""
-name = "small"
-budget = "600s"
-data = {{ source = {{ name = "files", paths = ["text"] }}, held_out = 0.2 }}
-tokenizer = {{ name = "bpe", vocab_size = 300 }}
-model = {{ name = "transformer", dim = 32, layers = 2, max_length = 128 }}
-evaluate = {{ baselines = "none" }}
-[train]
-steps = {STEPS}
-batch_tokens = 512
-length = 64
-checkpoint_every = 4
-optimizer = "adamw"
-dtype = "float32"
-attention = "sdpa"
-compile = "never"
-"""
+RECIPE = small_recipe(STEPS, 4)
 
 
 def started(place: Path, name: str, *options: str) -> subprocess.Popen[str]:

@@ -163,9 +163,7 @@ class Checkpoints:
         self._prune(state.get("best"))
         return path
 
-    def start(
-        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], write_parts: None = None
-    ) -> None:
+    def start(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """As `save`, while the caller goes on. Tensors of model and optimizer stay as they are until `wait`."""
         parts = {**tensors, "objective": {name: value.clone() for name, value in tensors["objective"].items()}}
         pool = ThreadPoolExecutor(1)

@@ -340,8 +340,10 @@ class _TrainingRun:
             "train": dump(spec), "source": source, "random": capture(self.generators), "optimizer_steps": counts,
             "best": self.best, "frozen": self.trained.frozen, "base": self.trained.base,
         }  # fmt: skip
-        write = checkpoints.start if behind else checkpoints.save
-        write(self.step, parts, state, self.optimizer.write if in_parts else None)
+        if behind:
+            checkpoints.start(self.step, parts, state)
+        else:
+            checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
         self.saved(self.step, spec.steps or 0)
 
