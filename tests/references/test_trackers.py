@@ -37,6 +37,8 @@ class Fails(Autoregressive):
 
 @pytest.fixture
 def offline(monkeypatch):
+    monkeypatch.setattr(sys, "exit", sys.exit)  # wandb puts a method of its own there and leaves it
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     for name in ("MLFLOW_TRACKING_URI", "WANDB_API_KEY", "WANDB_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
