@@ -29,8 +29,8 @@ COUNTS = re.compile(r"(\d+) (passed|failed|skipped|error)")
 def slow_files() -> list[str]:
     """The files that have slow tests."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "slow", "--collect-only", "-q"], cwd=ROOT, capture_output=True, text=True
-    )
+        [sys.executable, "-m", "pytest", "-m", "slow", "--collect-only"], cwd=ROOT, capture_output=True, text=True
+    )  # it is quiet as it is: once more, and only numbers of tests are printed
     found = sorted({line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line})
     if not found:
         raise SystemExit(f"no slow test is found: {done.stdout[-400:]}{done.stderr[-400:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,14 @@ def test_what_passed_is_not_run_again_and_what_failed_is(runner: list[str], monk
 
 def test_counts_are_those_of_the_last_line() -> None:
     assert slow.counts("1 failed\n3 passed, 2 skipped, 9 deselected in 4.1s\n") == {"passed": 3, "skipped": 2}
+
+
+def test_files_that_have_slow_tests_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """With the project's own options of pytest, which decide how a collection is printed."""
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    test = "import pytest\n@pytest.mark.slow\ndef test_one(): ...\n"
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_slow.py").write_text(test)
+    (tmp_path / "tests" / "test_fast.py").write_text(test.replace("@pytest.mark.slow\n", ""))
+    monkeypatch.setattr(slow, "ROOT", tmp_path)
+    assert slow.slow_files() == ["tests/test_slow.py"]
