@@ -42,7 +42,10 @@ def test_every_attack_is_contained(profile: str) -> None:
         pytest.skip(reason)
     assert len(_attacks.names()) >= 40
     found = _attacks.run_profile(profile, _attacks.names())
-    assert {name: text for name, (_, text) in found["attacks"].items() if text} == {}
+    escaped = {name: text for name, (_, text) in found["attacks"].items() if text}
+    if profile == "as root, in user namespaces":  # the kernel counts no threads of root, as `missing` says
+        escaped.pop("threads", None)
+    assert escaped == {}
     assert found["after"] == ""
     left_out, by_user = _attacks.PROFILES[profile]
     assert found["protection"]["namespaces"] == ("namespaces" not in left_out)

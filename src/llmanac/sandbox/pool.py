@@ -236,7 +236,11 @@ class Sandbox:
             raise
         root, user = self._settings["root"], self._settings["user"]
         if os.geteuid() == 0 and first.hello["uid"] is None:
-            why = "this way of namespaces keeps it" if root else f"no other user can read {sys.base_prefix}"
+            why = (
+                "this way of namespaces keeps it, and memory alone bounds their threads"
+                if root
+                else f"no other user can read {sys.base_prefix}"
+            )
             missing.append(f"a user of their own: programs run as root without its capabilities ({why})")
         version = _linux.landlock_version() if first.hello["landlock"] else 0
         self.protection = Protection(root, user, version, first.hello["uid"], tuple(missing))
