@@ -35,7 +35,7 @@ ROWS = (
     "classify/fine-tuning", "embedding/lookup", "loss/bce", "loss/cross-entropy",
 )  # fmt: skip
 CLAIM = "rules need no training data and fail where the rulebook does; what is learned improves with more data"
-SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves use all of them
+SEEDS, VERSION, REPLICATE = 1, 2, "measurement"  # of five seeds each: learning curves use all of them
 TIMED = (
     "seconds", "cpu_seconds", "texts_per_second", "started", "machine", "nearest", "explained", "torch",
 )  # fmt: skip
@@ -55,7 +55,7 @@ class Size:
         lm: the language model of fine-tuning and prompting.
     """
 
-    seeds: int = 3
+    seeds: int = 5
     sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
     rows: int = 1000
     methods: tuple[str, ...] = METHODS

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from evidence._verdicts import Estimate
+from evidence._page import with_interval
 from evidence.speculation import random_lm, target
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import torch_generator
@@ -46,7 +46,6 @@ from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
 from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import mean
-from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -56,6 +55,7 @@ CLAIM = (
 )
 SEEDS = 1
 TIMED = ("seconds",)
+MEANS = ("valid", "accuracy", "logprob", "tokens")
 TOLERANCE = 1e-3
 
 HEAT, EACH, RANKED, WEIGHTS, CANDIDATES = 0.7, 4, (1, 4, 16), (1.0, 4.0), 20
@@ -262,22 +262,20 @@ def distances(seed: int, length: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def invalid(seeds: Sequence[dict[str, Any]], name: str) -> Estimate:
-    """The share of valid texts less 1, by Wilson."""
-    arm = seeds[0]["task"]["arms"][name]
-    value, low, high = wilson_interval(round(arm["valid"] * arm["texts"]), arm["texts"])
-    return Estimate(value - 1, low - 1, high - 1, arm["texts"])
+def invalid(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The share of valid texts less 1, by seed."""
+    return [one["task"]["arms"][name]["valid"] - 1 for one in seeds]
 
 
 def tokens_over(seeds: Sequence[dict[str, Any]], name: str, other: str, claimed: int) -> list[float]:
-    """Tokens of an arm over those of another a text, relative to the claimed ratio."""
-    a, b = (seeds[0]["task"]["arms"][one] for one in (name, other))
-    return [a["tokens"] / a["texts"] / (b["tokens"] / b["texts"]) / claimed - 1]
+    """Tokens of an arm over those of another a text, relative to the claimed ratio, by seed."""
+    arms = [(one["task"]["arms"][name], one["task"]["arms"][other]) for one in seeds]
+    return [a["tokens"] / a["texts"] / (b["tokens"] / b["texts"]) / claimed - 1 for a, b in arms]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    (result,) = seeds
+    result = seeds[0]
     found = result["task"]
     rows = [
         [
@@ -287,6 +285,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         for name, row in found["arms"].items()
     ]  # fmt: skip
     head = ["arm", "texts", "valid", "accuracy", "nats", "tokens a text", "calls", "time a text"]
+    means = [
+        [name, *(with_interval([one["task"]["arms"][name][key] for one in seeds]) for key in MEANS)]
+        for name in found["arms"]
+    ]
     cost = found["training_cost"]
     notes = [
         "Tokens are those generated for one text that is kept; calls are of the model, for all texts of the arm in one "
@@ -300,7 +302,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         **{f"rank{n}": f"the first valid of {n}" for n in RANKED},
     }  # fmt: skip
     return [
-        Section("The task", notes, [table(head, rows)]),
+        Section("The task, first seed", notes, [table(head, rows)]),
+        Section(f"Means over {len(seeds)} seeds of the samples", [], [table(["arm", *MEANS], means)]),
         Section(
             "Distance from the exact conditional",
             ["Kullback-Leibler divergence from what each method writes to p(x | valid), and total variation."],
@@ -318,7 +321,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    (result,) = seeds
+    result = seeds[0]
     found = result["task"]
     arms = found["arms"]
     most = f"{WEIGHTS[-1]:g}"

