@@ -156,9 +156,11 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_garbage() -> Iterator[None]:
-    """What a file's tests leave behind ends with it: models of real size among it."""
+    """What a file's tests leave behind ends with it: models of real size among it. What stays is not looked at again
+    after every file: a second each, once peers are imported and kept."""
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
