@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import os
 import re
@@ -104,10 +105,30 @@ SLOW = (
     "test_gguf.py::test_each_key_of_the_specification_is_used_or_refused[qwen2]",
     "test_pace.py::test_killed_after_a_revision_it_does_what_was_written[61",
     "test_pace.py::test_killed_after_a_revision_it_does_what_was_written[70",
+    "test_verify.py::test_the_base_in_place_of_the_tuned_model[0.05]",
 )
 # of the families, these are looked at in every run, the others in the slow one
 LOOKED_AT = ("llama", "mamba2", "bert", "t5")
 EVERY_FAMILY = "test_family_configs.py::test_any_value_of_any_key_is_honoured_or_refused["
+
+
+# Of each of these tests, whose cases are many combinations or draws, every run has every n-th, and the first with each
+# value of each parameter; `make test-slow` has the others.
+GRIDS = {
+    "test_attention.py::test_every_form_equals_torch": 7,
+    "test_beam.py::test_sequences_and_scores_equal_transformers": 5,
+    "test_bpe_training.py::test_random_corpora": 7,
+    "test_encoder_fuzz.py::test_logits_and_files_of_random_configs": 5,
+    "test_family_fuzz.py::test_logits_and_files_of_random_configs": 5,
+    "test_family_fuzz.py::test_what_random_models_write": 4,
+    "test_file_model.py::test_a_file_is_read_as_torch_reads_it": 3,
+    "test_pace.py::test_a_machine_that_gets_slow_ends_in_time_with_its_decay": 3,
+    "test_paged.py::test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds": 5,
+    "test_peft.py::test_what_is_trained_beside_linear_maps_equals_peft": 3,
+    "test_preemption.py::test_requests_that_are_put_back_have_the_tokens_that_they_have_alone": 5,
+    "test_reading_families.py::test_logits_and_files_of_random_configs": 5,
+    "test_speculative.py::test_tokens_are_those_without_drafts": 5,
+}
 
 
 ALLOWED = re.compile(
@@ -156,18 +177,29 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_garbage() -> Iterator[None]:
-    """What a file's tests leave behind ends with it: models of real size among it."""
+    """What a file's tests leave behind ends with it: models of real size among it. What stays is not looked at again
+    after every file: a second each, once peers are imported and kept."""
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow cases. Pages run for minutes by their own budgets: they begin first, so that both workers end
     together."""
+    numbers, seen = collections.Counter[str](), set[tuple[str, str, str]]()
     for item in items:
         name = item.nodeid.rpartition("/")[2]
         family = name.removeprefix(EVERY_FAMILY)
         if name.startswith(SLOW) or (family != name and family.rstrip("]") not in LOOKED_AT):
             item.add_marker(pytest.mark.slow)
+        elif step := GRIDS.get(test := item.nodeid.partition("[")[0].rpartition("/")[2]):
+            parameters = item.callspec.params
+            values = {(test, one, str(value)) for one, value in parameters.items()} if len(parameters) > 1 else set()
+            if numbers[test] % step and values <= seen:
+                item.add_marker(pytest.mark.slow)
+            else:
+                seen |= values
+            numbers[test] += 1
     items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -48,7 +48,14 @@ LONG = [
         "specialize",
         "tokenizers",
     )
-]
+] + ["README.md"]
+# what the fast tests type in place of README's words, so that its commands train and ask less
+BRIEFLY = {
+    "--budget 40s ": "--budget 40s -s train.steps=20 -s finetune.steps=5 -s model.dim=64 -s model.layers=2 "
+    "-s model.max_length=512 -s evaluate.questions=8 -s evaluate.baselines=none ",
+    "--budget 15m -s model.dim=64 ": "--budget 15m -s model.dim=16 ",
+    "--budget 20s -o runs/metres": "--budget 20s -s train.steps=10 -o runs/metres",
+}
 # pages that go on from another, whose files and servers they use
 FURTHER = {
     "docs/models.md": ["docs/embeddings.md", "docs/gguf.md"],
@@ -86,7 +93,7 @@ def prepared(session: Session, root: Path, page: str) -> str:
 
 
 def fast(pages: list[str]) -> list[Any]:
-    """The README and short pages run in `make test`, the rest in `make test-slow`."""
+    """Short pages run in `make test`, the rest in `make test-slow`; the README there as it is, and briefly below."""
     return [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in pages]
 
 
@@ -96,12 +103,31 @@ def test_every_block_runs(page: str, root: Path, session: Session) -> None:
     text = prepared(session, root, page)
     assert any(block.commands for block in blocks(text)), f"{page} shows no command"
     session.page(text)
-    if page == "README.md":  # its run is of 40 seconds, so its answers may be others
-        expected = asked(root)
-        assert len(expected) == 5
-        for question, done in answers(session, expected).items():
-            assert done.refused or (done.text and done.citations), question
-        assert any(done.citations for done in answers(session, expected).values())
+    if page == "README.md":
+        check_answers(session, root)
+
+
+@pytest.mark.timeout(1800)
+def test_every_block_of_the_readme_runs_briefly(root: Path, session: Session) -> None:
+    """With fewer steps, and one question for `chat`: the others are asked below."""
+    text = prepared(session, root, "README.md")
+    for words, typed in BRIEFLY.items():
+        assert text.count(words) == 1, words
+        text = text.replace(words, typed)
+    _, *others = ECHO.finditer(text)
+    for shown in others:
+        text = text.replace(shown[0], "")
+    session.page(text)
+    check_answers(session, root)
+
+
+def check_answers(session: Session, root: Path) -> None:
+    """The run is shorter than README's, so its answers may be others."""
+    expected = asked(root)
+    assert len(expected) == 5
+    found = answers(session, expected)
+    assert all(done.refused or (done.text and done.citations) for done in found.values()), found
+    assert any(done.citations for done in found.values())
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def check_answers(found: list) -> None:
     assert all(status == 200 for status, _ in answers), answers
     assert answers[1][1][0]["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     assert set(json.loads(answers[6][1][0]["choices"][0]["message"]["content"])) == {"name", "old"}
-    assert len({text for _, text, _ in found[:-1]}) > 8
+    assert len({text for _, text, _ in found[:-1]}) > len(found) / 2.5
 
 
 def test_texts_of_a_file_are_those_with_torch(tiny, tmp_path, monkeypatch) -> None:
@@ -126,8 +126,10 @@ def test_texts_of_a_file_are_those_with_torch(tiny, tmp_path, monkeypatch) -> No
 
 @pytest.mark.pretrained
 def test_texts_of_a_published_file_are_those_where_torch_is_installed(tmp_path) -> None:
+    """Greedy, drawn, in beams and by a schema, and of a server; above is every way, on a small file."""
     file = str(published("smollm2"))
-    commands = [*generating(file, 12), asking(file)]
+    ways = generating(file, 8)
+    commands = [*(ways[i] for i in (0, 3, 10, 13)), asking(file)]
     found = without_torch(commands, tmp_path)
     assert found == without_torch(commands, tmp_path, "installed")
     check_answers(found)

@@ -61,7 +61,7 @@ def test_kernels_on_every_character(steps):
     splitter = Splitter(steps)
     every = [chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c < 0xE000]
     every = [f"a{c}1{c}{c} {c}\n{c}" for c in every]
-    picked = random.Random(1).sample(every, 20_000) + every[:0x3100]
+    picked = random.Random(1).sample(every, 5_000) + every[:0x3100]
     assert by_kernel(splitter, picked) == by_regex(splitter, picked)
 
 

@@ -85,10 +85,13 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("template", ATTACKS, ids=lambda template: template[:60])
-def test_a_template_that_attacks_is_one_sentence_and_the_next_is_rendered(template: str) -> None:
+def test_a_template_that_attacks_is_one_sentence_and_the_next_is_rendered(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest()
     before, start = peak(), time.monotonic()
-    with pytest.raises(TokenizerError, match=r"^chat template") as found:
+    with monkeypatch.context() as patch, pytest.raises(TokenizerError, match=r"^chat template") as found:
+        patch.setattr(_sandbox, "SECONDS", 0.2)
         list(ChatTemplate(template).rendered([(SAID, False)], {}, ["<s>"], roles=set()))
     assert time.monotonic() - start < 60, "a bound, not a timing: without a clock these take hours"
     assert len(str(found.value)) < 700 and "\n" not in str(found.value)

@@ -174,6 +174,8 @@ def split_signature(name: str, signature: str, doc: str) -> tuple[str, str]:
     """Compiled functions often state their signature in the docstring's first line: take it from there."""
     first, _, rest = doc.partition("\n")
     bare = name.rpartition(".")[2]
+    if f"{bare}(" not in first:
+        return signature, doc
     match = re.match(rf"(?:[\w.]+\.)?{re.escape(bare)}(\([^\n]*\))(?:\s*(?:->|--|-)\s*([^\n]*))?$", first.strip())
     if not match:
         return signature, doc

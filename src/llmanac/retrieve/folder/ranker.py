@@ -158,8 +158,9 @@ def _read(
     name = title.partition("(")[0]
     last = code_words(re.split(r"[\s.]", name.strip())[-1])[:1] or [""]
     places = [(a, b) for a, b in spans(text) if not ORDERS.search(text[a:b])]
-    sentences = [(a, b, content(text[a:b])) for a, b in places if not text[a:b].startswith(("#", "```", "|", "=="))]
-    words = Counter(word for a, b, _ in sentences for word in code_words(text[a:b]) if word not in STOP)
+    read = [(a, b, code_words(text[a:b])) for a, b in places if not text[a:b].startswith(("#", "```", "|", "=="))]
+    words = Counter(word for _, _, own in read for word in own if word not in STOP)
+    sentences = [(a, b, frozenset(own) - STOP) for a, b, own in read]
     return content(heading), content(name), last[0], words, sentences, _begins(title, text, part)
 
 
