@@ -15,6 +15,7 @@ from _folders import CODE, PAGE, encode, small_folder  # noqa: F401
 
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, LlmanacError, RequestError, SpecError
+from llmanac.data import quarantine
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.retrieve.bm25 import BM25
@@ -244,11 +245,13 @@ def test_an_edit_whose_size_and_time_are_as_before_is_seen(folder, monkeypatch):
 
 def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys):
     (folder / "README").write_text("The quokka smiles.\n")
-    (folder / "tool.1").write_text("no known format")
+    for name in ("tool.1", "METADATA", "MANIFEST"):
+        (folder / name).write_text("no known format")
     with pytest.raises(SystemExit):
         main(["retrieve", str(folder), "quokka"])
     out, err = capsys.readouterr()
-    assert "README:1" in out and "tool.1 is not read" in err
+    assert "README:1" in out and "tool.1 is not read: .1 is no known format" in err
+    assert "MANIFEST is not read, nor is 1 more of its kind: no suffix is no known format" in err
 
 
 def test_settings_of_a_folder_are_named_in_one_line(folder, capsys):
@@ -278,6 +281,22 @@ def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, mo
         assert ("(3 files could not be read" in out) is ("The documents do not say" in out)
     assert "\n  [2] fake" not in out
     assert FolderIndex.update(folder).retrieve("tapir", 1)[0].passage.source == "a\\n  [2] fake.md:1/b.txt:1"
+
+
+def test_files_without_text_are_still_named_when_many_rows_before_them_had_none(folder, monkeypatch):
+    monkeypatch.setattr(quarantine, "KEPT", 25)
+    (folder / "a.csv").write_text("number\n" + "1\n" * 60)
+    (folder / "b.csv").write_text("number\n" + "1\n" * 3)
+    (folder / "latin.txt").write_bytes(b"Der B\xe4r")
+    said = []
+    for _ in range(3):
+        problems = Problems("skip")
+        index = FolderIndex.update(folder, problems=problems)
+        first = {os.path.basename(problem.file): problem.reason for problem in reversed(problems.kept)}
+        said.append((index.unread, {os.path.basename(name): n for name, n in problems.counts.items()}, first))
+    assert said[0] == said[1] == said[2]
+    assert said[0][1] == {"a.csv": 60, "b.csv": 3, "latin.txt": 1}
+    assert "no column 'text'" in said[0][2]["b.csv"] and "not UTF-8" in said[0][2]["latin.txt"]
 
 
 def test_files_that_change_vanish_or_never_end(folder, monkeypatch):

@@ -51,10 +51,11 @@ class CommandProblems(Problems):
         super().report(file, line, reason, raw, code=code)
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
-        self._passed.setdefault(code, []).append((str(file), detail))
+        kind = detail if code == "unknown-format" else code
+        self._passed.setdefault(kind, []).append((str(file), detail))
 
     def tell_passed(self) -> None:
-        """Say once what of the input is not read, a line a reason."""
+        """Say once what of the input is not read, a line a reason and for each unknown format."""
         for found in self._passed.values():
             (name, detail), more = found[0], len(found) - 1
             others = f", nor {'is' if more == 1 else 'are'} {more:,} more of its kind" if more else ""

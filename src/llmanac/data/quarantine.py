@@ -13,7 +13,7 @@ from llmanac.core.errors import DataError
 
 OnError = Literal["fatal", "skip"]
 SHOWN = 2000  # characters of a bad line that the quarantine file keeps
-KEPT = 10_000  # entries that the file lists; beyond it they are only counted
+KEPT = 10_000  # entries that the file lists; beyond it each file's first, the others are only counted
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Problems:
         if self.on_error == "fatal":
             raise DataError(f'{problem}; fix it, or set on_error="skip" to set such input aside')
         self.counts[problem.file] += 1
-        if len(self.kept) < KEPT:
+        if len(self.kept) < KEPT or self.counts[problem.file] == 1:
             self.kept.append(problem)
 
     def blank(self, file: object, line: int | None) -> None:

@@ -50,6 +50,7 @@ def fits(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], words: Seque
         and all(isinstance(name, str) for record in data["records"] for name, _ in record["documents"])
         and all(isinstance(r["file"], str) and {"stamp", "sha256"} <= set(r) for r in data["records"])
         and all(isinstance(p[0], str) and isinstance(p[2], str) for r in data["records"] for p in _problems(r))
+        and all(type(more) is int for r in data["records"] for more in r.get("counts", {}).values())
     )
 
 

@@ -5,6 +5,7 @@ import os
 import time
 from array import array
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from llmanac.retrieve.folder.chunks import pieces_of
 PROSE = (".md", ".markdown", ".rst", ".txt", ".text", "", *PAGES, *TABLES, *CONTAINERS)  # `#` is a heading in these
 GROWS = 64 << 20  # bytes by which a file may grow while it is read
 SETTLED = 2_000_000_000  # nanoseconds: a file that changed just before it was read is compared by its content
-TOLD = 20  # problems of one file that are kept
+TOLD = 20  # problems of one file that are kept; of the others their number
 WORDS_OF = WORDS[bm25.Spec().analyzer]
 
 
@@ -83,16 +84,19 @@ def read_folder(
                 continue
             if old is not None and record is not None and record["sha256"] == digest:
                 _copy(old, record, start, document, ends, rows)
-                for rest, line, reason in record.get("problems", []):
+                told, counts = record.get("problems", []), record.get("counts", {})
+                for rest, line, reason in told:
                     problems.report(f"{path}{rest}", line, reason)
-                told = record.get("problems", [])
+                problems.counts.update({f"{path}{rest}": more for rest, more in counts.items()})
             else:
                 changed.append(name)
                 before = len(problems.kept)
                 _add(path, name, source, problems, rows, size)
                 told = [[p.file.removeprefix(str(path)), p.line, p.reason] for p in problems.kept[before:][:TOLD]]
+                many = Counter(rest for rest, *_ in told)
+                counts = {rest: problems.counts[f"{path}{rest}"] - few for rest, few in many.items()}
             settled = stamp if time.time_ns() - max(stamp[1:]) > SETTLED else [stamp[0], 0]
-            rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told}
+            rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told, "counts": counts}
             if _stamp(path, gone=[]) != stamp:  # changed while it was read: read again next time
                 rows.records[-1] |= {"stamp": [], "sha256": ""}
             size_now += len(rows.passages[-1])
