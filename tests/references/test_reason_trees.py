@@ -53,6 +53,21 @@ def test_the_best_leaf_is_found(seed):
     assert leaf.ids in set(itertools.product(range(WIDTH), repeat=DEPTH))
 
 
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_to_be_sure_of_the_best_leaf_costs_exponentially_many_expansions(depth):
+    """Where values say nothing, the last good leaf takes (3^depth - 1) / 2 expansions, and one fewer does not find it."""
+    good = (WIDTH - 1,) * depth
+    inner = (WIDTH**depth - 1) // (WIDTH - 1)
+
+    def searched(n):
+        search = mcts(TreeNode(), n=n, width=WIDTH, depth=depth, explore=1.0)
+        return run(search, lambda ids: float(ids == good), lambda ids: len(ids) == depth)
+
+    leaf, expanded = searched(inner)
+    assert leaf.ids == good and expanded == inner
+    assert inner == 1 or searched(inner - 1)[0].ids != good
+
+
 def test_mcts_goes_where_values_are_high():
     """With few expansions it finds the best leaf of a tree whose means point to it, where random choices do not."""
     found = []

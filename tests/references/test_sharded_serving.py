@@ -10,6 +10,7 @@ import pytest
 import torch
 from _ranks import on_ranks
 from test_parallel import built
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
@@ -69,6 +70,23 @@ def test_tensor_parallel_tokens_equal_one_process(folder):
         assert engine.model.model.layers[0].self_attn.q_proj.weight.shape == (16, 16)
 
     equal_tokens(folder, {"tensor": 2}, check)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_each_rank_computes_its_part(folder, mesh):
+    """Counted FLOPs of the same requests: rank 0 of two computes about half of them."""
+
+    def flops(engine):
+        with FlopCounterMode(display=False) as counter:
+            engine.generate(PROMPTS, max_new_tokens=4, stop_ids=())
+        return counter.get_total_flops()
+
+    whole = flops(engine_of(folder))
+
+    def check(engine, calls):
+        assert 0.4 * whole < flops(engine) < 0.6 * whole
+
+    equal_tokens(folder, mesh, check)
 
 
 def test_pipeline_tokens_equal_one_process(folder):
