@@ -50,7 +50,8 @@ models: $(BIN)/.models
 wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-test-slow: $(BIN)/.dev
+test-slow: $(BIN)/.dev $(BIN)/.models
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
 	$(BIN)/python tools/slow.py
 
 # harnesses whose logs `llmanac verdict` reads, an environment each in the cache folder: four slow tests run them
