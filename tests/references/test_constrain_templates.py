@@ -5,6 +5,7 @@ import re
 
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel
+from jsonschema import Draft202012Validator
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain.template import Slot, Template
@@ -115,6 +116,18 @@ def test_each_slot_takes_what_it_can_from_left_to_right(parts, text, values):
             template.slots(text)
         return
     assert template.slots(text) == values
+
+
+def test_a_template_has_one_form_where_a_schema_has_many():
+    """Low flexibility: of six texts of one schema a template of the same fields can be one."""
+    texts = ['{"a": 1, "b": 2}', '{"b": 2, "a": 1}', '{"a": 1}', "{}", '{"a":1,"b":2}', '{"a": 10, "b": 2}']
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in "ab"}}
+    template = Template('{{"a": {a:/[0-9]/}, "b": {b:/[0-9]/}}}')
+    assert all(Draft202012Validator(schema).is_valid(json.loads(text)) for text in texts)
+    assert template.slots(texts[0]) == {"a": "1", "b": "2"}
+    for text in texts[1:]:
+        with pytest.raises(ValueError, match="not one of the template"):
+            template.slots(text)
 
 
 def test_a_slot_of_text_ends_after_its_tokens():
