@@ -68,6 +68,20 @@ def expected(folder, texts, most, pooling="mean", normalize=True):
     return (F.normalize(found, dim=-1) if normalize else found).numpy()
 
 
+@pytest.mark.parametrize("words", ["generate {} --prompt x", "serve {}", "bench {}", "score {} --text x"])
+def test_commands_that_write_name_the_command_for_an_encoder(words, folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words.format(folder).split())
+    assert f"{folder}: an encoder, which does not write; `llmanac embed" in capsys.readouterr().err
+
+
+def test_an_encoder_is_written_in_no_other_layout(folder, tmp_path, capsys):
+    for target in ("model.gguf", "model"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["convert", str(folder), str(tmp_path / target), *(["--to", "gguf"] if "." in target else [])])
+        assert "encoder" in capsys.readouterr().err and not (tmp_path / target).exists()
+
+
 @pytest.mark.parametrize(("mode", "pooling"), [("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")])
 def test_vectors_equal_transformers(mode, pooling, folder):
     says(folder, mode, max_seq_length=20)

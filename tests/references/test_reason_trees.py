@@ -55,7 +55,7 @@ def test_the_best_leaf_is_found(seed):
 
 @pytest.mark.parametrize("depth", range(1, 7))
 def test_to_be_sure_of_the_best_leaf_costs_exponentially_many_expansions(depth):
-    """Where values say nothing, the last good leaf takes (3^depth - 1) / 2 expansions, and one fewer does not find it."""
+    """Where values say nothing, the one good leaf takes (3^depth - 1) / 2 expansions, and no fewer find it."""
     good = (WIDTH - 1,) * depth
     inner = (WIDTH**depth - 1) // (WIDTH - 1)
 

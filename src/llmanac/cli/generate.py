@@ -24,7 +24,7 @@ from llmanac.cli.options import (
     Threads,
     stopping,
 )
-from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
+from llmanac.core.errors import DataError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
 from llmanac.core.types import capabilities
 
@@ -83,6 +83,8 @@ def generate_command(
         raise SpecError("--prompts: give one of PROMPT, --prompt and --prompts")
     if output is not None and prompts is None:
         raise SpecError("--output: is for the texts of --prompts; a single text is printed")
+    from llmanac.generate.load import load_writer
+
     if prompts is not None:
         from llmanac.generate.prompts import check_place
 
@@ -93,7 +95,7 @@ def generate_command(
             engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks, ignore=ignore or ())
         else:
             how = {"draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks, "ignore": ignore or ()}
-            engine = _load(path, runner=runner, **how)
+            engine = load_writer(path, runner=runner, **how)
         if prompts is not None:
             how = {"draft": draft, "draft_tokens": draft_tokens, "runner": runner, "rope": rope, "sinks": sinks}
             _file(engine, path, prompts, column, output, options, force, how)
@@ -112,20 +114,6 @@ def divided(
     from llmanac.parallel.serving import sharded_engine
 
     return ranks.enter_context(sharded_engine(path, tensor=tensor, pipeline=pipeline, **choices))
-
-
-def _load(path: str, **choices: Any) -> Engine:
-    from llmanac.generate.load import load_writer
-
-    engine = load_writer(path, **choices)
-    if engine.native is None:
-        from llmanac.models.lm.encoder import Encoder
-
-        if isinstance(engine.model, Encoder):
-            raise RequestError(
-                f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
-            )
-    return engine
 
 
 def _schema(path: Path) -> dict[str, Any]:

@@ -238,6 +238,7 @@ class Capabilities:
     """What a model can do that not every one can; `capabilities` reads it of any model.
 
     Attributes:
+        writes: whether it continues a text; an encoder does not.
         reads_source: whether an encoder reads its prompts; start_id: what every answer then begins with.
         sees: whether its prompts may have images.
         counted: whether it is estimated from counts and has no parameters.
@@ -248,6 +249,7 @@ class Capabilities:
             `recompute`.
     """
 
+    writes: bool = True
     reads_source: bool = False
     start_id: int | None = None
     sees: bool = False

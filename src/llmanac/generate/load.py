@@ -10,7 +10,7 @@ from llmanac.core import files, registry
 from llmanac.core.device import may_have_gpu, torch_is_there
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import LanguageModel
+from llmanac.core.types import LanguageModel, capabilities
 from llmanac.generate._native_file import FileModel
 from llmanac.generate.answers import Assistant
 from llmanac.generate.drafters import DrafterSpec
@@ -74,6 +74,8 @@ def load_engine(
         choices["draft_model"] = load_model(where, dtype=dtype, device=device)
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
     del held  # the texts of its vocabulary are not needed any more
+    if not capabilities(loaded).writes:
+        raise RequestError(f"{path}: an encoder, which does not write; `llmanac embed {path}` gives vectors of texts")
     if adapter is not None:
         from llmanac.adapters import LinearTransform
         from llmanac.adapters.load import load_adapter

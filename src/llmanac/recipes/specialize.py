@@ -99,7 +99,7 @@ def convert(
             export_model(model, folder, family=family)
             tokenizer.save(folder)
     except CheckpointError as error:
-        if not isinstance(model, Transformer) or model.spec.head.name != "pointer":
+        if not isinstance(model, Transformer) or model.spec.head is None or model.spec.head.name != "pointer":
             raise
         raise CheckpointError(
             f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"

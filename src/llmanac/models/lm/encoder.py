@@ -132,7 +132,7 @@ class Encoder(Transformer):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, soft_prompts=False)
+        return replace(super().capabilities, soft_prompts=False, writes=False)
 
     def start(self, batch: int) -> DecodingState:
         """Raises RequestError: there is nothing to decode."""
