@@ -29,7 +29,8 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec
-from llmanac.train.team import TrainingRank, follow, team
+from llmanac.train.ranks import team
+from llmanac.train.team import TrainingRank, follow
 
 bench = Benchmark("parallel", __doc__ or "")
 ROWS, LENGTH, VOCABULARY, WARM = 8, 64, 2048, 2

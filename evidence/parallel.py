@@ -43,8 +43,9 @@ from llmanac.parallel import ParallelSpec, pipeline, traffic
 from llmanac.parallel.plan import RankMemory, estimate, estimates
 from llmanac.train import TrainSpec
 from llmanac.train.plan import default_micro_batch
+from llmanac.train.ranks import team
 from llmanac.train.step import Stepper
-from llmanac.train.team import follow, micro_batches, team
+from llmanac.train.team import follow, micro_batches
 
 ROWS = ("parallel/data", "parallel/tensor", "parallel/pipeline", "parallel/3d")
 CLAIM = "all but DDP divide memory over ranks, and each pays with the bytes and the waiting that its formula says"

@@ -45,7 +45,8 @@ from llmanac.train import TrainSpec
 from llmanac.train.checkpoint import Checkpoints, hash_tensors
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
-from llmanac.train.team import follow, team
+from llmanac.train.ranks import team
+from llmanac.train.team import follow
 
 ROWS: tuple[str, ...] = ()
 CLAIM = "a run of two ranks, one of which is killed again and again, ends with the weights of a run that was not"

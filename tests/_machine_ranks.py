@@ -23,7 +23,8 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, traffic
 from llmanac.parallel.mesh import further_rank
 from llmanac.train._worker import TrainingWorker
-from llmanac.train.team import follow, team
+from llmanac.train.ranks import team
+from llmanac.train.team import follow
 
 RANK = int(os.environ["RANK"])
 HEADERS = 66  # Ethernet 14, IP 20, TCP 32

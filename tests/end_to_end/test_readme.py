@@ -53,7 +53,8 @@ LONG = [
 BRIEFLY = {
     "--budget 40s ": "--budget 40s -s train.steps=20 -s finetune.steps=5 -s model.dim=64 -s model.layers=2 "
     "-s model.max_length=512 -s evaluate.questions=8 -s evaluate.baselines=none ",
-    "--budget 15m -s model.dim=64 ": "--budget 15m -s model.dim=16 ",
+    "--budget 15m -s model.dim=64 ": "--budget 60m -s model.dim=16 ",  # of a busy machine
+    "-s train.batch_tokens=512": "-s train.batch_tokens=256 --seeds 2",
     "--budget 20s -o runs/metres": "--budget 20s -s train.steps=10 -o runs/metres",
 }
 # pages that go on from another, whose files and servers they use

@@ -126,10 +126,10 @@ def test_texts_of_a_file_are_those_with_torch(tiny, tmp_path, monkeypatch) -> No
 
 @pytest.mark.pretrained
 def test_texts_of_a_published_file_are_those_where_torch_is_installed(tmp_path) -> None:
-    """Greedy, drawn, in beams and by a schema, and of a server; above is every way, on a small file."""
+    """Greedy, drawn by a schema, and of a server; above is every way, on a small file."""
     file = str(published("smollm2"))
     ways = generating(file, 8)
-    commands = [*(ways[i] for i in (0, 3, 10, 13)), asking(file)]
+    commands = [*(ways[i] for i in (0, 13)), asking(file)]
     found = without_torch(commands, tmp_path)
     assert found == without_torch(commands, tmp_path, "installed")
     check_answers(found)

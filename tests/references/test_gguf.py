@@ -1,5 +1,6 @@
 """GGUF files against transformers and the gguf package: models both ways, tokenizers, SmolLM2 as it was published."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -375,14 +376,19 @@ def test_tokenizers_that_are_refused(key, value, message, tokenizer, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
-def other(path, source, changes, tensors=()):
-    """A file as `source`, with other keys (None for none of that name) and further tensors."""
+@functools.lru_cache(maxsize=1)
+def held(source):
     kinds = {int: np.uint32, float: np.float32}
     file = GGUF(source)
     metadata = {name: kinds.get(type(old), lambda old: old)(old) for name, old in file.metadata.items()}
+    tensors = {name: file.tensor(name) for name in file.names}
+    return metadata, {name: Packable(t.kind, t.shape, lambda t=t: t.data) for name, t in tensors.items()}
+
+
+def other(path, source, changes, tensors=()):
+    """A file as `source`, with other keys (None for none of that name) and further tensors."""
+    metadata, packed = held(source)
     metadata = {name: value for name, value in {**metadata, **changes}.items() if value is not None}
-    held = {name: file.tensor(name) for name in file.names}
-    packed = {name: Packable(t.kind, t.shape, lambda t=t: t.data) for name, t in held.items()}
     with open(path, "wb") as handle:
         write(handle, metadata, packed | {name: Packable("F32", t.shape, lambda t=t: t) for name, t in tensors})
     return path
@@ -396,8 +402,16 @@ UNUSED = {  # keys of the specification that change nothing that these architect
 PROBES = [np.uint32(5), np.float32(0.5), np.bool_(True), "x", np.array([1, 2], np.uint32), ["x"]]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_each_key_of_the_specification_is_used_or_refused(name, models, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "probes"),
+    [("llama", PROBES)] + [
+        pytest.param(name, probes, marks=pytest.mark.slow if probes is PROBES else ())
+        for name in ARCHITECTURES for probes in (PROBES[:2], PROBES) if name != "llama"
+    ],
+    ids=lambda given: given if isinstance(given, str) else len(given),
+)  # fmt: skip
+def test_each_key_of_the_specification_is_used_or_refused(name, probes, models, tokenizer, tmp_path):
+    """With numbers; with values of other types in the slow test, and here for one architecture."""
     gguf = pytest.importorskip("gguf", reason="needs the gguf package")
 
     def listed(kind):
@@ -412,7 +426,7 @@ def test_each_key_of_the_specification_is_used_or_refused(name, models, tokenize
     plain = PackedWeights(source).config
     used = set()
     for key in sorted(keys - UNUSED):
-        for probe in [probe for probe in PROBES if key != "attention.causal" or probe is not PROBES[2]]:
+        for probe in [probe for probe in probes if key != "attention.causal" or probe is not PROBES[2]]:
             path = other(tmp_path / "other.gguf", source, {f"{name}.{key}": probe})
             try:
                 config = PackedWeights(path).config

@@ -29,9 +29,10 @@ from llmanac.train import TrainSpec, _parts, checkpoint
 from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
+from llmanac.train.ranks import team
 from llmanac.train.step import Stepper
 from llmanac.train.team import check as refuse
-from llmanac.train.team import micro_batches, team
+from llmanac.train.team import micro_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

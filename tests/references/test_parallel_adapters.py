@@ -14,8 +14,9 @@ from llmanac.models.freeze import freeze
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, traffic
 from llmanac.quant import QuantizerSpec
+from llmanac.train.ranks import team
 from llmanac.train.team import check as refuse
-from llmanac.train.team import micro_batches, team
+from llmanac.train.team import micro_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RANK = 3  # odd: two ranks have other rows of A

@@ -18,7 +18,8 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, plan, traffic
 from llmanac.train import TrainSpec
 from llmanac.train.plan import default_micro_batch
-from llmanac.train.team import micro_batches, team
+from llmanac.train.ranks import team
+from llmanac.train.team import micro_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHARED = 4  # loss, units, tokens and the squared norm: what all ranks add up in the end

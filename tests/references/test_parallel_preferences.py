@@ -16,8 +16,9 @@ from llmanac.core.spec import make_method
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives._base import AnswerRows
 from llmanac.parallel import ParallelSpec
+from llmanac.train.ranks import team
 from llmanac.train.team import check as refuse
-from llmanac.train.team import micro_batches, team
+from llmanac.train.team import micro_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -39,11 +39,11 @@ def _path_of(module: str) -> Path | None:
     return None
 
 
-def _imported(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imported(module: str, nodes: Iterable[ast.Import | ast.ImportFrom], is_package: bool) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             if node.level:
                 parts = module.split(".")
                 keep = len(parts) - node.level + (1 if is_package else 0)
@@ -65,9 +65,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _imports(module: str, path: Path, _stamp: tuple[int, int]) -> tuple[str, ...]:
-    tree = ast.parse(path.read_text("utf-8"))
-    return tuple(_imported(module, tree, path.name == "__init__.py"))
+def _imports(module: str, path: Path, stamp: tuple[int, int]) -> tuple[str, ...]:
+    return tuple(_imported(module, _read(path, stamp)[0], path.name == "__init__.py"))
 
 
 def closure(modules: Iterable[str]) -> dict[str, Path]:
@@ -88,16 +87,18 @@ def closure(modules: Iterable[str]) -> dict[str, Path]:
 
 def code_hash(path: Path) -> str:
     """sha256 of a source file without its docstrings, comment lines and blank lines (16 hex digits)."""
-    return _code_hash(path, _stamp(path))
+    return _read(path, _stamp(path))[1]
 
 
 @functools.lru_cache(maxsize=4096)
-def _code_hash(path: Path, _stamp: tuple[int, int]) -> str:
+def _read(path: Path, _stamp: tuple[int, int]) -> tuple[list[ast.Import | ast.ImportFrom], str]:
+    """A file's imports, and its hash."""
     text = path.read_text("utf-8")
-    tree = ast.parse(text)
-    skipped: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+    imports, skipped = list[ast.Import | ast.ImportFrom](), set[int]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports.append(node)
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if (
                 isinstance(first, ast.Expr)
@@ -110,7 +111,7 @@ def _code_hash(path: Path, _stamp: tuple[int, int]) -> str:
         for number, line in enumerate(text.splitlines(), 1)
         if number not in skipped and line.strip() and not line.lstrip().startswith("#")
     ]
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+    return imports, hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
 
 
 def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str, str]:

@@ -30,7 +30,7 @@ from llmanac.recipes.spec import RecipeSpec, plans_size
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
-from llmanac.train.team import team
+from llmanac.train.ranks import team
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"

@@ -48,6 +48,7 @@ from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 from llmanac.train.plan import TrainingPlan
+from llmanac.train.ranks import team
 
 MODEL = "model"
 EVALUATED = 200  # held-out rows scored before and after
@@ -136,8 +137,6 @@ def tune_held(held: RunFolder, report: Report, began: float | None = None) -> di
 
 def run_held(held: RunFolder, tuning: Tuning, budget: float | None = None) -> Tuned:
     """Run a tuning in its folder, which is held."""
-    from llmanac.train.team import team
-
     if budget is None and tuning.asked.budget is not None:
         budget = seconds(tuning.asked.budget)
     with team(tuning.asked.parallel, torch.device(tuning.device)) as tuning.team:

@@ -10,12 +10,10 @@ a checkpoint is the one of a single process and opens on any mesh.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from torch.distributed import checkpoint as distributed_checkpoint
 
 from llmanac.adapters import applied
 from llmanac.adapters.lora import LoRA
-from llmanac.core.errors import LlmanacError, SpecError, TrainingError
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
@@ -278,29 +276,6 @@ class Team:
         seed: what random numbers of a step depend on, besides the step and a rank's place on all axes but `tensor`.
         """
         return TeamStepper(self, model, objective, spec, folder=folder, seed=seed)
-
-
-@contextlib.contextmanager
-def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
-    """The ranks of a mesh, until the end of the block; None for a mesh of one.
-
-    Raises:
-        SpecError: this process is not one of as many as the mesh has.
-    """
-    if spec.ranks == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
-    made = Team(spec, device)
-    try:
-        yield made
-        made.mesh.dismiss()
-    except TrainingError:  # a rank was lost, or the training was: the others see that rank 0 has stopped
-        raise
-    except (LlmanacError, KeyboardInterrupt):
-        made.mesh.dismiss(1.0)
-        raise
-    finally:
-        made.mesh.close()
 
 
 class TrainingRank:
