@@ -368,8 +368,7 @@ class Tokenizer(Framed):
             TokenizerError: as `encode_chat`, when it comes to the conversation that fails.
         """
         given = self._chat_variables(variables)
-        theirs = given.keys() - variables.keys()
-        for chat in self._chat.rendered(chats, given, self.special_tokens, roles=theirs):
+        for chat in self._chat.rendered(chats, given, self.special_tokens, roles=given.keys() - variables.keys()):
             yield self._encode_rendered(chat)
 
     def _encode_rendered(self, chat: Rendered) -> tuple[list[int], list[bool]]:
