@@ -45,6 +45,7 @@ class Vectors:
             self._base.execute("begin immediate")
             with self._base:  # an error ends the transaction too
                 self._base.executemany(
-                    "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)", rows
+                    "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)",
+                    rows,
                 )
         return np.nan_to_num(out)
