@@ -334,6 +334,8 @@ def test_a_structure_beside_tools():
         ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "VvvODy9mT"}]', "", [("f", '{"a": 1}')]),
         ("mistral", "[TOOL_CALLS] no", None, []),
         ("mistral-args", '[TOOL_CALLS]f[ARGS]{"a": "é"}[TOOL_CALLS]f[ARGS]{}', "", [("f", '{"a": "é"}'), ("f", "{}")]),
+        ("mistral-args", '[TOOL_CALLS]no[ARGS]{}[TOOL_CALLS]f[ARGS]{"a": 1}', "[TOOL_CALLS]no[ARGS]{}", [("f", '{"a": 1}')]),  # noqa: E501
+        ("mistral", "[TOOL_CALLS]", None, []),
         ("granite", '<|tool_call|>[{"name": "f", "arguments": {"a": [1]}}]', "", [("f", '{"a": [1]}')]),
         ("granite", 'so: <|tool_call|> [{"arguments": {}, "name": "f"}]', None, []),
         ("phi4", 'a <|tool_call|>[{"name": "f", "arguments": {}}]<|/tool_call|> b', "a b", [("f", "{}")]),
@@ -349,6 +351,9 @@ def test_every_cut_gives_the_same(form, text, content, calls):
         found = Calls(form, {"f"})
         deltas = [d for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for d in found.push(text[a:b])]
         deltas += found.push("", last=True)
+        if not cuts:  # as an answer that is not streamed comes
+            found = Calls(form, {"f"})
+            deltas = list(found.push(text, last=True))
         assert "".join(d.get("content", "") for d in deltas) == (text if content is None else content) == found.content
         assert [(c["function"]["name"], c["function"]["arguments"]) for c in found.made] == calls
 

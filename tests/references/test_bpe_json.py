@@ -289,3 +289,8 @@ def test_tokens_looked_for_after_normalisation_are_normalised_too(tmp_path: Path
     for text in ("a X Y b", "x y a b", "X Y", "ayyb x yyya", "a b x", "yyX Y", ""):
         assert ours.encode(text) == theirs.encode(text).ids, text
         assert ours.encode_with_offsets(text)[0] == ours.encode(text)
+    theirs.normalizer = normalizers.StripAccents()
+    theirs.add_tokens([tokenizers.AddedToken("\u0301", normalized=True)])  # which then cuts at every character there
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="nothing is left of it once it is normalized"):
+        load_tokenizer(tmp_path)

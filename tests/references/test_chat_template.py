@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
 TEXTS = ["the user asks, the assistant answers: hello there! how are you? fine.\n\nthe system is on. 12 34"] * 3
@@ -304,3 +306,62 @@ def test_a_template_that_looks_at_what_is_guarded_writes_what_it_would() -> None
     ids, _ = tokenizer.encode_chat(said)
     start, end = (tokenizer.special_tokens[f"<|im_{which}|>"] for which in ("start", "end"))
     assert ids == [start, *tokenizer.encode("hello <there"), end]
+
+
+@pytest.mark.parametrize("form", ["files", "list"])
+@pytest.mark.parametrize(
+    "default, tool_use",
+    [("D {{ messages[0].content }}", "T {{ tools|length }} {{ messages[0].content }}"), (" \nD\n", "\n  T  \n"),
+     ("{% if true %}\nD{% endif %}\n", "{%- set x = 1 %}\n\n{{ x }}  "),
+     ("D{# c #}\n\n", "  {% if true %}T\n  {% endif %}")],
+)  # fmt: skip
+def test_the_template_for_tools_counts_where_there_are_tools(form, default, tool_use, tmp_path):
+    theirs = fast(tmp_path, {"default": default, "tool_use": tool_use, "rag": "no"})
+    if form == "list":
+        listed = [{"name": name, "template": text} for name, text in theirs.chat_template.items()]
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"chat_template": listed}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        (tmp_path / "chat_template.jinja").unlink()
+    ours, chat = load_tokenizer(tmp_path), [{"role": "user", "content": "a <b>"}]
+    ours.save(tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    for tools in (None, [], [{"type": "function", "function": {"name": "f"}}]):
+        expected = theirs.apply_chat_template(chat, tools=tools, tokenize=False)
+        assert ours.render_chat(chat, tools=tools) == expected
+        assert again.apply_chat_template(chat, tools=tools, tokenize=False) == expected
+    assert ours.render_chat(chat, tools=[]) != ours.render_chat(chat)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_templates_read_every_named_token(older, tmp_path):
+    """Also where an older folder names them in special_tokens_map.json, and what is written names them again."""
+    names = ("bos", "eos", "unk", "cls", "mask", "image")
+    theirs = fast(
+        tmp_path, "|".join(f"{{{{ {name}_token }}}}" for name in names), **{f"{n}_token": f"<{n}>" for n in names}
+    )
+    expected = theirs.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert expected == "|".join(f"<{name}>" for name in names)
+    if older:
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        named = {key: config.pop(key) for key in list(config) if key.endswith("_token")}
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({**named, "bos_token": {"content": "<bos>"}}))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours = load_tokenizer(tmp_path)
+    assert ours.render_chat([{"role": "user", "content": "x"}]) == expected
+    assert ours.token_bytes(ours.eos_id) == b"<eos>"
+    ours.save(tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again.special_tokens_map.items() >= {f"{name}_token": f"<{name}>" for name in names}.items()
+
+
+def fast(folder, template, **tokens):
+    """transformers' tokenizer of whole words, written into a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<unk>", *(text for text in tokens.values() if text != "<unk>"), "x"]
+    made = Tokenizer(models.WordLevel({text: id for id, text in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    found = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **tokens)
+    found.chat_template = template
+    found.save_pretrained(folder)
+    return found

@@ -256,6 +256,18 @@ def test_float64_keeps_to_excluded_limits():
     assert not reads("-0")
 
 
+@pytest.mark.parametrize("bound", [2**53 + 1, -(2**53) - 1, 12345678901234567890, 2**64 - 1, -(2**63) + 1])
+@pytest.mark.parametrize("limits", [("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum")])
+def test_limits_that_are_no_float64_hold_for_fractions_too(bound, limits):
+    schema = {"type": "number", limits[0]: bound - 1, limits[1]: bound + 1}
+    reads, valid = Reader(grammar(schema)), jsonschema.Draft202012Validator(schema)
+    assert reads(str(bound))
+    for near in range(bound - 3, bound + 4):
+        assert reads(str(near)) == valid.is_valid(near)
+        for text in (f"{near}.0", f"{near}.5", f"{near}.000"):
+            assert not reads(text) or valid.is_valid(json.loads(text)), text
+
+
 def test_unique_items_leave_no_dead_end():
     reads = Reader(grammar({"prefixItems": [{"const": "a"}], "items": {"enum": ["a", "b", 1]}, "uniqueItems": True}))
     assert reads('["a", "b", 1]')

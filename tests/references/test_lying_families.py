@@ -89,3 +89,15 @@ def test_a_null_is_not_the_default(kind, place, folders, tmp_path):
     sound = auto(kind).from_pretrained(folder, dtype=torch.float64, **EAGER).eval()
     changed = (theirs_on(peer, kind, IDS) - theirs_on(sound, kind, IDS)).abs().max()
     assert (changed > 0.01) == (place[-1] != "truncate")  # here the ramp is no longer than a step
+
+
+def test_exact_gelu_is_not_its_approximation(folders, tmp_path):
+    """Only Gemma 1 means the approximation by the plain name; 2 and 3 mean what they say."""
+    shutil.copytree(folders / "gemma3_text", folder := tmp_path / "gemma3_text")
+    data = json.loads((folder / "config.json").read_text())
+    before = values(llmanac.load_model(folder, dtype="float64", device="cpu")(ours_batch("gemma3_text", IDS)))
+    (folder / "config.json").write_text(json.dumps(data | {"hidden_activation": "gelu"}))
+    peer = auto("gemma3_text").from_pretrained(folder, dtype=torch.float64, **EAGER).eval()
+    found = values(llmanac.load_model(folder, dtype="float64", device="cpu")(ours_batch("gemma3_text", IDS)))
+    torch.testing.assert_close(found, theirs_on(peer, "gemma3_text", IDS), rtol=0, atol=1e-4)
+    assert (found - before).abs().max() > 1e-3

@@ -94,6 +94,21 @@ def test_files_in_use_or_damaged_are_named(tmp_path, monkeypatch):
             memory.facts()
 
 
+def test_a_change_that_could_not_be_written_does_not_hold_the_next_ones_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "WAIT", 0.05)
+    with Memory(tmp_path / "m") as memory:
+        memory.remember("I live in Bonn.")
+        other = sqlite3.connect(tmp_path / "m", isolation_level=None)
+        reading = other.execute("select * from facts")  # not read to its end, so that nobody may write
+        with pytest.raises(DataError, match="another program has it in use"):
+            memory.remember("I have a dog.")
+        reading.close()
+        other.close()
+        memory.remember("My sister is called Ada.")
+    with Memory(tmp_path / "m") as memory:
+        assert texts(memory) == ["I live in Bonn.", "My sister is called Ada."]
+
+
 def test_no_control_character_and_no_order_reaches_the_prompt(tmp_path):
     with Memory(tmp_path / "m") as memory:
         memory.read("Remember name: Bo\x1b[31m\u202e\ud800x\x00y.")

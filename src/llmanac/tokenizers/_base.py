@@ -37,6 +37,7 @@ class Tokenizer(Framed):
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
         chat_template: Jinja source, rendered in a helper process (`chat`); None where there is none.
+        named: texts of further tokens by their names in the configuration (`mask_token`), which templates may read.
         unknown_id: the id of everything that the vocabulary lacks; None where nothing is ever unknown.
         lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart).
         separator: what `decode` puts between two tokens.
@@ -58,25 +59,25 @@ class Tokenizer(Framed):
         pad: str | None = None,
         adds_bos: bool = False,
         chat_template: str | None = None,
+        named: Mapping[str, str] | None = None,
     ) -> None:
         self.added = AddedTokens(added)
         self.special_tokens: dict[str, int] = {token.text: token.id for token in added if token.special}
         self._special_ids = self._guarded_ids = frozenset(self.special_tokens.values())  # plain text never becomes one
         self.bos_id, self.eos_id, self.pad_id = (self._role_id(text) for text in (bos, eos, pad))
         self.adds_bos, self.chat_template = adds_bos and self.bos_id is not None, chat_template
+        self.named = {} if named is None else dict(named)
 
     def _role_id(self, text: str | None) -> int | None:
-        if text is None:
-            return None
         found = next((token.id for token in self.added.tokens if token.text == text), None)
-        if found is None:
+        if found is None and text is not None:
             known = [token.text for token in self.added.tokens]
             raise TokenizerError(f"{text!r} is to begin, end or pad texts but is not special{nearest(text, known)}")
         return found
 
     def _settings(self) -> dict[str, Any]:
         """The added tokens, roles and chat template, as the constructor takes them."""
-        roles = {role: self._token_text(getattr(self, f"{role}_id")) for role in ROLES}
+        roles = {role: self._token_text(getattr(self, f"{role}_id")) for role in ROLES} | {"named": self.named}
         return {"added": self.added.tokens, "adds_bos": self.adds_bos, "chat_template": self.chat_template, **roles}
 
     # -------------------------------------------------------------------------------- what a subclass must provide
@@ -309,7 +310,7 @@ class Tokenizer(Framed):
 
     def _chat_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         roles = {f"{role}_token": self._token_text(getattr(self, f"{role}_id")) for role in ROLES}
-        return {name: text for name, text in roles.items() if text is not None} | dict(variables)
+        return {**self.named, **{name: text for name, text in roles.items() if text is not None}, **variables}
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, **variables: Any
@@ -367,8 +368,7 @@ class Tokenizer(Framed):
             TokenizerError: as `encode_chat`, when it comes to the conversation that fails.
         """
         given = self._chat_variables(variables)
-        theirs = given.keys() - variables.keys()
-        for chat in self._chat.rendered(chats, given, self.special_tokens, roles=theirs):
+        for chat in self._chat.rendered(chats, given, self.special_tokens, roles=given.keys() - variables.keys()):
             yield self._encode_rendered(chat)
 
     def _encode_rendered(self, chat: Rendered) -> tuple[list[int], list[bool]]:

@@ -7,6 +7,7 @@ something in front must not do so again.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Normalize, TextPart, _Matcher
 
 
@@ -25,8 +26,11 @@ class NormalTokens(AddedTokens):
     def __init__(self, tokens: Sequence[AddedToken], form: Callable[[str], str]) -> None:
         super().__init__(tokens)
         self._forms = {token.text: form(token.text) for token in self.tokens if token.normalized}
+        empty = next((text for text, found in self._forms.items() if not found), None)
+        if empty is not None:
+            raise TokenizerError(f"added token {empty!r}: nothing is left of it once it is normalized; not supported")
         self._written = {token.id: self._forms.get(token.text, token.text) for token in self.tokens}
-        found = [replace(t, text=self._forms[t.text]) for t in self.tokens if self._forms.get(t.text)]
+        found = [replace(t, text=self._forms[t.text]) for t in self.tokens if t.normalized]
         self._after = _Matcher(list({token.text: token for token in found}.values()))
 
     def written(self, token: AddedToken) -> str:

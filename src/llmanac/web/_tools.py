@@ -109,7 +109,7 @@ class Calls:
         while moving:
             before = (self._state, len(self._waiting))
             yield from getattr(self, f"_in_{self._state}")(last)
-            moving = bool(self._waiting) and before != (self._state, len(self._waiting))
+            moving = (bool(self._waiting) or last) and before != (self._state, len(self._waiting))
         if last and self._spaces and not self.made:
             yield from self._say("", last)
 
@@ -136,6 +136,8 @@ class Calls:
             return
         end = form.after.strip()
         inside, over, rest = self._waiting.partition(end) if end else (self._waiting, "", "")
+        if found is not None:  # of an unknown function: what follows is read as text, however much of it is here
+            inside, over, rest = found[0], "", self._waiting[found.end() :]
         late = form.each and bool(end) and re.match(r'\s*\{\s*"arguments"', inside) is not None  # before the name
         call = _read(inside, self.names) if late and over else None
         if call is not None:

@@ -5,8 +5,9 @@ A plain number is `-?(0|[1-9][0-9]*)(\\.[0-9]+)?`; zero has no sign. Every set h
 exponent are not followed by the automata: they belong to a set only where it holds every number (`exponent`).
 
 Readers round fractions to float64, and 2.99999999999999999 would become 3 in spite of `exclusiveMaximum: 3`. So next to
-a limit that is excluded, texts between two float64 numbers belong to no set; multiples, and numbers that are not
-multiples or not listed, have at most 15 digits where they have a fraction, which float64 holds apart.
+a limit that is excluded or is no float64 itself, texts between two float64 numbers belong to no set; multiples, and
+numbers that are not multiples or not listed, have at most 15 digits where they have a fraction, which float64 holds
+apart.
 """
 
 from __future__ import annotations
@@ -309,11 +310,15 @@ def _limits(item: Expression, inside: bool) -> dict[object, Expression]:
         return item.limits[inside]
     if isinstance(item, Multiple | Listed) and not inside:
         return {"digits": APART}
-    if isinstance(item, Below) and item.inclusive != inside and item.bound and item.bound.adjusted() < 300:
-        limit = float(item.bound)
+    if not isinstance(item, Below) or not item.bound or item.bound.adjusted() >= 300:
+        return {}
+    limit = float(item.bound)
+    moved = item.bound == item.bound.to_integral_value() and Decimal(limit).compare(item.bound)  # no float64 is it
+    beyond = moved == (1 if inside else -1)
+    if item.inclusive != inside or beyond:
         near = Decimal(repr(math.nextafter(limit, -math.inf if inside else math.inf)))
         low, high = sorted((near, item.bound))
-        between = ("and", ("not", Below(low, True)), Below(high, False))
+        between = ("and", ("not", Below(low, not beyond or inside)), Below(high, beyond and inside))
         return {(inside, item.bound): ("or", _Style("whole"), ("not", between))}
     return {}
 

@@ -23,7 +23,7 @@ def _read(config: Config, data: Data, layers: int) -> list[Any]:
     config.get("sliding_window")
     window = config.number("sliding_window", int, 4096) if used else None
     first = config.get("max_window_layers", 28)
-    if config.get("layer_types") is None and (type(first) is not int or first < 0):
+    if type(first) is not int or first < 0:
         raise CheckpointError(f"{config.path}: max_window_layers is {shown(first)}, expected a whole number")
     return sized(config, window, [SLIDING if window is not None and i >= first else FULL for i in range(layers)])
 

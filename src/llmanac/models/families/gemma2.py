@@ -9,9 +9,8 @@ from typing import Any
 from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Data, Family, Fixed, Key, Only, at, put
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Fixed, Key, Only, at, put
 from llmanac.models.families._windows import alternating
-from llmanac.models.families.gemma import ACTIVATIONS
 from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec

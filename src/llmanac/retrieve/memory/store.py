@@ -248,11 +248,12 @@ class Memory:
             self._base.execute("begin immediate")
         try:
             yield
+            with self._named():
+                self._base.execute("commit")
         except BaseException:
-            self._base.execute("rollback")
+            if self._base.in_transaction:  # a full disk has ended it; a commit that had to wait too long has not
+                self._base.execute("rollback")
             raise
-        with self._named():
-            self._base.execute("commit")
 
     def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._named():

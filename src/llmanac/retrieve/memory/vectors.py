@@ -43,8 +43,9 @@ class Vectors:
             out[new] = self.encode([facts[i].text for i in new])
             rows = [(facts[i].id, made[i], out[i].tobytes(), facts[i].id) for i in new]
             self._base.execute("begin immediate")
-            self._base.executemany(
-                "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)", rows
-            )
-            self._base.execute("commit")
+            with self._base:  # an error ends the transaction too
+                self._base.executemany(
+                    "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)",
+                    rows,
+                )
         return np.nan_to_num(out)

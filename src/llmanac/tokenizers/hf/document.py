@@ -42,13 +42,24 @@ def load(path: Path, config: Any, chat_template: str | None) -> Tokenizer:
 def beside(path: Path) -> tuple[Any, str | None]:
     """`(the configuration, the chat template)` in the folder of a file."""
     config = fields.read_config(path.with_name(fields.CONFIG))
-    source = path.with_name(fields.TEMPLATE)
+    if isinstance(config, dict) and "added_tokens_decoder" not in config:  # older folders name tokens in a second file
+        config |= fields.table(fields.read_config(path.with_name(fields.NAMES)), fields.NAMES)
+    source, tools = path.with_name(fields.TEMPLATE), path.parent / fields.TEMPLATES / "tool_use.jinja"
     if source.exists():
-        return config, read_text(source, most=MOST_SETTINGS, error=TokenizerError)
+        found = [read_text(one, most=MOST_SETTINGS, error=TokenizerError) for one in (source, tools) if one.exists()]
+        return config, _chosen(*found)
     try:
         return config, template_of(config)
     except TokenizerError as error:
         raise TokenizerError(f"{path.with_name(fields.CONFIG)}: {error}") from None
+
+
+def _chosen(default: Any, tools: Any = None) -> Any:
+    """One template for two: that for tools counts wherever tools are given. Each begins a line, and its end is kept."""
+    if not (isinstance(default, str) and isinstance(tools, str)):
+        return default
+    first, second = ("\n" + text.removesuffix("\n") + "{{ '' }}" for text in (tools, default))
+    return f"{{% if tools is defined and tools is not none %}}{first}{{% else %}}{second}{{% endif %}}"
 
 
 def from_document(document: Any, config: Any, chat_template: str | None = None) -> Tokenizer:
@@ -125,7 +136,7 @@ def roles_of(
     named = {role: fields.content(config.get(f"{role}_token")) for role in ROLES}
     roles = {role: text if text in known else None for role, text in named.items()}
     adds_bos = _adds_bos(document.get("post_processor"), config, roles["bos"])
-    return {"adds_bos": adds_bos, "chat_template": chat_template, **roles}
+    return {"adds_bos": adds_bos, "chat_template": chat_template, "named": fields.named_tokens(config), **roles}
 
 
 def _writable(value: Any, where: str) -> Any:
@@ -280,6 +291,6 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
 def template_of(config: Any) -> str | None:
     template = config.get("chat_template") if isinstance(config, Mapping) else None
     if isinstance(template, list):  # several by name
-        default = [item for item in template if isinstance(item, Mapping) and item.get("name") == "default"]
-        template = default[0].get("template") if default else None
+        texts = {str(item.get("name")): item.get("template") for item in template if isinstance(item, Mapping)}
+        template = _chosen(texts.get("default"), texts.get("tool_use"))
     return _writable(template, "chat_template") if isinstance(template, str) else None

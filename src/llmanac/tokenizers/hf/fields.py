@@ -13,7 +13,8 @@ from llmanac.tokenizers.patterns.splitter import Pattern
 
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a tokenizer.json, around its model
-DOCUMENT, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+DOCUMENT, CONFIG, NAMES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 DECIDES = "sentencepiece_model"  # the key in tokenizer_config.json that names the .model file that decides
 MOST_STEPS = 64  # of one part of a tokenizer, such as its normalizer
 LONGEST = 20_000  # characters of a field
@@ -78,6 +79,14 @@ def content(token: Any) -> str | None:
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else None
+
+
+def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens that a configuration names, `mask_token` and others, without those with a role of their own."""
+    further = config.get("extra_special_tokens")
+    listed = {**config, **(further if isinstance(further, Mapping) else {})}
+    texts = {key: content(value) for key, value in listed.items() if key.endswith("_token")}
+    return {key: text for key, text in texts.items() if text is not None and key[:4] not in ("bos_", "eos_", "pad_")}
 
 
 def items_of(value: Any, where: str) -> list[Any]:

@@ -221,7 +221,7 @@ def _config(tokenizer: Tokenizer, added: list[dict[str, Any]], decides: str | No
     if isinstance(tokenizer, SentencePiece):
         config |= {DECIDES: decides, "unk_token": tokenizer.pieces[tokenizer.unknown].text}
     settings = tokenizer._settings()
-    config |= {f"{role}_token": settings[role] for role in ROLES if settings[role] is not None}
+    config |= tokenizer.named | {f"{role}_token": settings[role] for role in ROLES if settings[role] is not None}
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
     return config

@@ -22,7 +22,7 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import ROLES
 from llmanac.tokenizers._pieces import DEFAULTS, NORMAL, TRAINER, Model, NormalizerRules, ScoredPiece, require, validate
 from llmanac.tokenizers._unigram import SentencePiece
-from llmanac.tokenizers.hf.fields import CONFIG, MOST, content, flags_of, id_of
+from llmanac.tokenizers.hf.fields import CONFIG, MOST, content, flags_of, id_of, named_tokens
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 
@@ -230,7 +230,8 @@ def load(path: Path, config: Mapping[str, Any], chat_template: str | None) -> Se
             named, own = content(config.get(f"{role}_token")), str(model.setting(f"{role}_piece"))
             roles[role] = named if named in known else own if own in control else None
         adds_bos = config.get("add_bos_token") is True
-        return SentencePiece(model, added=added, adds_bos=adds_bos, chat_template=chat_template, **roles)
+        further = {"chat_template": chat_template, "named": named_tokens(config)}
+        return SentencePiece(model, added=added, adds_bos=adds_bos, **further, **roles)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
 
