@@ -228,6 +228,7 @@ def test_quantizers_on_one_model_by_document(
         [one.after for one in by_hand]
     )
     page = found.page.read_text()
+    assert f"of up to {max(one.ids.shape[1] for one in documents)} tokens" in page and "tokens a CPU second" in page
     assert "name: none → int8" in page and "targets: unset" not in page  # the axis' own fields are no differences
 
 

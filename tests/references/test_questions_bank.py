@@ -48,6 +48,8 @@ def test_a_question_is_complete(question: InterviewQuestion):
         assert question.check.ask.endswith(("?", "."))
         right = question.check.right(question.figures())
         assert question.check.grade(str(right).strip("[]"), question.figures())[0]
+        if (name := question.check.number) in question.format:  # as its own text writes it
+            assert question.check.grade(format(right, question.format[name]), question.figures())[0]
     if "/" in question.source and question.source.partition(";")[0].endswith(".py"):
         assert (registry.PACKAGE / question.source.partition(";")[0]).is_file()
 
@@ -150,7 +152,7 @@ def test_an_answer_is_graded():
     check = Check(ask="?", number="a", within=0.02)
     assert check.grade("1,024", {"a": 1030.0}) == (True, "1,030") and not check.grade("1100", {"a": 1030.0})[0]
     assert [read_number(t) for t in ("12%", "2/3", "1e3", "-0.5")] == [0.12, 2 / 3, 1000, -0.5]
-    for text in ("", "many", "1/0", "nan", "inf", "%"):
+    for text in ("", "many", "1/0", "nan", "inf", "%", "0,72"):
         with pytest.raises(SpecError, match="no number"):
             read_number(text)
     with pytest.raises(SpecError, match="not one of constant, rises"):

@@ -128,7 +128,7 @@ def read_number(text: str, ask: str = "") -> float:
         SpecError: the text is anything else.
     """
     unit = _UNIT.search(text)
-    plain = (text[: unit.start()] if unit else text).replace(",", "").replace("_", "").strip()
+    plain = re.sub(r",(?=\d{3}(\D|$))|_", "", text[: unit.start()] if unit else text).strip()  # 0,72 is refused
     scale = 0.01 if plain.endswith("%") else 1.0
     if unit:
         asked = _UNIT.search(ask.partition(" ")[0])

@@ -25,7 +25,7 @@ explorable({
   show(f, v) {
     const last = f.path.at(-1);
     return [
-      guide.say(`A won ${guide.sum(f.results)} of ${v.battles}. Its rating is ${guide.short(Math.round(last))}, with an interval of ${guide.short(Math.round(f.low))} to ${guide.short(Math.round(f.high))} from 200 redrawn orders; B has ${guide.short(Math.round(2000 - last))}. The true gap is ${guide.short(Math.round(f.gap))} points, the estimated one ${guide.short(Math.round(2 * last - 2000))}.`),
+      guide.say(`A won ${guide.sum(f.results)} of ${v.battles}. Its rating is ${guide.short(Math.round(last))}, with an interval of ${guide.short(Math.round(f.low))} to ${guide.short(Math.round(f.high))} from 200 sets of as many battles, redrawn from these; B has ${guide.short(Math.round(2000 - last))}. The true gap is ${guide.short(Math.round(f.gap))} points, the estimated one ${guide.short(Math.round(2 * last - 2000))}.`),
       guide.plot("A's rating over battles", "battle", "rating", [{ name: "A", points: f.path.map((y, x) => [x + 1, y]) }, { name: "its true place", points: [[1, 1000 + f.gap / 2], [v.battles, 1000 + f.gap / 2]] }]),
       guide.say("A large K arrives sooner and never rests; a small one needs more battles than there may be."),
     ];

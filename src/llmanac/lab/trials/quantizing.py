@@ -115,8 +115,8 @@ class QuantizingTrial(Applied):
         Metric("perplexity", "", "lower"),
         Metric("bits", "bit", "lower", "bits a parameter"),
         Metric("model_bytes", "B", "lower", "weights in memory"),
-        Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed, 1 row"),
-        Metric("decode_8", "token/s", "higher", "decoding speed, 8 rows"),
+        Metric("decode_tokens_per_second", "token/s", "higher", "tokens a CPU second, 1 row"),
+        Metric("decode_8", "token/s", "higher", "tokens a CPU second, 8 rows"),
         Metric("decode_ratio", "", "higher", "speed over the model as it is, 1 row"),
         Metric("decode_ratio_8", "", "higher", "speed over the model as it is, 8 rows"),
     )
@@ -135,7 +135,7 @@ class QuantizingTrial(Applied):
         held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
         train = list(corpus.train.texts())
         self.calibration, self.items = texts_of(self.subject, train, held_out, MOST_DOCUMENTS)
-        self.words = f"{{}} held-out documents of up to {self.items[0].ids.shape[1]} tokens."
+        self.words = f"{{}} held-out documents of up to {max(one.ids.shape[1] for one in self.items)} tokens."
         self.about = {
             "data": {"source": dump(question.base.data.source)},
             "artefact": f"{self.subject.path}, sha256 {self.subject.sha256}",
