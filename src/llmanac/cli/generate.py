@@ -94,7 +94,9 @@ def generate_command(
         if tensor * pipeline > 1:
             engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks, ignore=ignore or ())
         else:
-            how = {"draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks, "ignore": ignore or ()}
+            how: dict[str, Any] = {
+                "draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks, "ignore": ignore or ()
+            }  # fmt: skip
             engine = load_writer(path, runner=runner, **how)
         if prompts is not None:
             how = {"draft": draft, "draft_tokens": draft_tokens, "runner": runner, "rope": rope, "sinks": sinks}
