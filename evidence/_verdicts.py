@@ -190,6 +190,8 @@ def judge(part: dict[str, Any], study: ModuleType, cells: Sequence[dict[str, Any
         raise DataError(f"claims.toml: {name}: {part['says']!r}: KeyError: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"claims.toml: {name}: {part['says']!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Estimate) and not found:
+        return waits
     verdict, note = decide(part, found, margin)
     if isinstance(found, Estimate):
         effect, spread, n = found.value, (found.low, found.high), found.n

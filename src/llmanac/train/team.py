@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed import checkpoint as distributed_checkpoint
 
 from llmanac.adapters import applied
 from llmanac.adapters.lora import LoRA
@@ -208,8 +207,12 @@ def check_objective(objective: Any) -> None:
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
     """Raises SpecError that names what cannot be trained on several ranks."""
     check_objective(objective)
-    if parallel.checkpoints == "parts" and "HuggingFaceStorageWriter" not in vars(distributed_checkpoint):
-        raise SpecError(f"parallel.checkpoints: torch {torch.__version__} cannot write parts; use collected")
+    if parallel.checkpoints == "parts":
+        try:
+            from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
+        except ImportError:
+            why = f"parallel.checkpoints: torch {torch.__version__} cannot write parts; use collected"
+            raise SpecError(why) from None
     if isinstance(objective, Preference) and parallel.context * parallel.pipeline > 1:
         raise SpecError(
             f"parallel: the loss of {type(objective).__name__} is of complete rows; use parallel.data and "
