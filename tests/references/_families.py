@@ -176,6 +176,15 @@ BASES = {
         "moe_intermediate_size": 24,
         "shared_expert_intermediate_size": 20,
     },
+    "olmoe": {**EXPERTS, "num_experts": 5, "pad_token_id": None},
+    "glm4_moe": {
+        **EXPERTS,
+        "num_hidden_layers": 3,
+        "n_routed_experts": 6,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 1,
+    },
     "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
 }
 CASES = {
@@ -397,6 +406,15 @@ CASES = {
     "qwen2_moe, dense layers, no biases, shares": {
         "num_hidden_layers": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2, "qkv_bias": False,
         "norm_topk_prob": True,
+    },
+    "olmoe": {},
+    "olmoe, shares, biases, one key-value head": {
+        "norm_topk_prob": True, "attention_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": True,
+    },
+    "glm4_moe": {},
+    "glm4_moe, normed queries, groups, biases, all sparse": {
+        "use_qk_norm": True, "attention_bias": True, "n_group": 3, "topk_group": 2, "first_k_dense_replace": 0,
+        "routed_scaling_factor": 1.6, "head_dim": 12, "rms_norm_eps": 1e-3,
     },
     "bert": {},
     "bert, one type, relu": {

@@ -89,8 +89,8 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
 SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax", "modernbert", "t5", "mt5", "deberta-v2")
 SINGLE += ("marian", "pegasus")  # whose sines are float32
-SINGLE += ("cohere", "cohere2", "olmo", "gpt_neo", "qwen2_moe", "granitemoe", "ernie4_5")
-BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3")  # these without padding
+SINGLE += ("cohere", "cohere2", "olmo", "gpt_neo", "qwen2_moe", "granitemoe", "ernie4_5", "olmoe")
+BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3", "glm4_moe")  # these without padding
 EAGERLY = ("mamba", "bloom", "mpt", "mamba2", "gpt_neo", "mpnet", "deberta-v2")
 ATTENTION = dict.fromkeys(EAGERLY, "eager")  # else torch's own
 

@@ -11,7 +11,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.models.load import load_model
 
-FUSED = ("granitemoe", "qwen2_moe")  # whose experts and routers PEFT has no names or no layers for
+FUSED = ("granitemoe", "qwen2_moe", "olmoe", "glm4_moe")  # whose experts and routers PEFT has no names or no layers for
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

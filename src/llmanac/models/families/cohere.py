@@ -4,6 +4,7 @@ Logits are multiplied by `logit_scale`; Command R+ norms queries and keys, each 
 2024.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.core.spec import dump
@@ -16,16 +17,21 @@ from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Spec as RoPE
 
 
+@dataclass(frozen=True)
 class NormedHeads(ConfigEntry):
-    """`use_qk_norm`, with the eps of the other norms."""
+    """`use_qk_norm`: a norm with the eps of the other norms, and what of the heads it is over."""
+
+    norm: LayerNorm | RMSNorm
+    over: str
 
     def read(self, config: Config, data: Data) -> None:
         if config.flag("use_qk_norm", False):
-            put(data, f"{MIXER}.qk_norm", dump(LayerNorm(eps=data["norm"]["eps"], bias="none")))
-            put(data, f"{MIXER}.qk_norm_over", "each-head")
+            put(data, f"{MIXER}.qk_norm", dump(replace(self.norm, eps=data["norm"]["eps"])))
+            put(data, f"{MIXER}.qk_norm_over", self.over)
 
     def write(self, data: Data) -> dict[str, Any]:
         return {"use_qk_norm": at(data, f"{MIXER}.qk_norm") is not None}
@@ -53,6 +59,6 @@ FAMILY = Family(
     model_type="cohere",
     architecture="CohereForCausalLM",
     spec=SPEC,
-    entries=(*SHARED, NormedHeads(), Rope(theta=5e5)),
+    entries=(*SHARED, NormedHeads(LayerNorm(bias="none"), "each-head"), Rope(theta=5e5)),
     writes=UNDROPPED,
 )

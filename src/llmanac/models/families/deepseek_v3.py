@@ -4,6 +4,7 @@ The first layers are dense. Experts are a matrix each in files of the hub, stack
 of multi-token prediction are not read. DeepSeek-AI 2024, arXiv:2412.19437.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -19,15 +20,19 @@ from llmanac.models.mixers.latent import Spec as Latent
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Spec as RoPE
 
-# of a layer with experts: theirs -> ours, kind, default
-SPARSE: dict[str, tuple[str, Any, Any]] = {
-    "n_routed_experts": ("experts", int, 256),
-    "num_experts_per_tok": ("top_k", int, 8),
-    "n_group": ("groups", int, 8),
-    "topk_group": ("top_groups", int, 4),
-    "routed_scaling_factor": ("scale", float, 2.5),
-    "moe_intermediate_size": ("expert.width", int, 2048),
+# of a layer with experts: theirs -> ours, kind
+SPARSE: dict[str, tuple[str, Any]] = {
+    "n_routed_experts": ("experts", int),
+    "num_experts_per_tok": ("top_k", int),
+    "n_group": ("groups", int),
+    "topk_group": ("top_groups", int),
+    "routed_scaling_factor": ("scale", float),
+    "moe_intermediate_size": ("expert.width", int),
 }
+DEFAULTS: Data = {
+    "n_routed_experts": 256, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
+    "moe_intermediate_size": 2048, "first_k_dense_replace": 3, "intermediate_size": 18432,
+}  # fmt: skip
 OWN: dict[str | tuple[str, ...], str] = {
     "mlp.router": "mlp.gate",
     "mlp.correction": "mlp.gate.e_score_correction_bias",
@@ -59,21 +64,26 @@ class DeepSeekScaling(Rope):
 
 
 class Stack(Layered):
+    """First layers that are dense, then layers with experts; `defaults` are those of a config that does not say."""
+
+    def __init__(self, defaults: Data) -> None:
+        super().__init__("first_k_dense_replace", "ffn", functools.partial(_read, defaults), _written)
+
     def fields(self) -> dict[str, str]:
-        return {"width": "intermediate_size", **{f"ffn.{ours}": name for name, (ours, _, _) in SPARSE.items()}}
+        return {"width": "intermediate_size", **{f"ffn.{ours}": name for name, (ours, _) in SPARSE.items()}}
 
 
-def _read(config: Config, data: Data, layers: int) -> list[Any]:
-    first, gated = config.get("first_k_dense_replace", 3), {"name": "gated"}
+def _read(defaults: Data, config: Config, data: Data, layers: int) -> list[Any]:
+    first, gated = config.get("first_k_dense_replace", defaults["first_k_dense_replace"]), {"name": "gated"}
     gated["activation"] = config.choose("hidden_act", ACTIVATIONS, "silu")
     if type(first) is not int or first < 0:
         raise CheckpointError(f"{config.path}: first_k_dense_replace is {shown(first)}, expected a whole number")
     sparse: Data = {"name": "experts", "scoring": "sigmoid", "router_bias": "balancing", "balance": 0.0}
-    for name, (path, kind, default) in SPARSE.items():
-        put(sparse, path, config.number(name, kind, default))
+    for name, (path, kind) in SPARSE.items():
+        put(sparse, path, config.number(name, kind, defaults[name]))
     sparse["expert"] |= gated
     sparse["shared"] = {**gated, "width": sparse["expert"]["width"] * config.number("n_shared_experts", int, 1)}
-    dense = {**gated, "width": config.number("intermediate_size", int, 18432)}
+    dense = {**gated, "width": config.number("intermediate_size", int, defaults["intermediate_size"])}
     return [sparse if i >= first else dense for i in range(layers)]
 
 
@@ -85,7 +95,7 @@ def _written(ffns: list[Any]) -> dict[str, Any]:
     found["hidden_act"] = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == activation), None)
     found |= {"intermediate_size": dense["width"]} if dense.get("width") else {}
     if sparse is not None:
-        found |= {name: at(sparse, path) for name, (path, _, _) in SPARSE.items()}
+        found |= {name: at(sparse, path) for name, (path, _) in SPARSE.items()}
         found["n_shared_experts"] = (at(sparse, "shared.width") or 0) // (at(sparse, "expert.width") or 1)
     return found
 
@@ -109,7 +119,7 @@ FAMILY = Family(
         TIED,
         Key("attention_bias", f"{MIXER}.biases", {False: "none", True: "latent"}, default=False),
         DeepSeekScaling(),
-        Stack("first_k_dense_replace", "ffn", _read, _written),
+        Stack(DEFAULTS),
         *(Only(name, values) for name, values in FIXED.items()),
     ),
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
