@@ -89,6 +89,7 @@ BASES = {
         "max_position_embeddings": 64,
     },
     "modernbert": {**BERT, "pad_token_id": 0},
+    "nomic_bert": {**BERT, "pad_token_id": 0},
     "mt5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
     **dict.fromkeys(("bart", "mbart"), BART),
     "marian": {**BART, "scale_embedding": True},
@@ -436,6 +437,12 @@ CASES = {
         },
     },
     "modernbert, bare": {"local_attention": 12},
+    "nomic_bert": {},
+    "nomic_bert, one type, gelu, wide heads": {
+        "type_vocab_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "head_dim": 12,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    "nomic_bert, bare": {},
     "distilbert": {},
     "distilbert, untied, relu": {"tie_word_embeddings": False, "activation": "relu"},
     "distilbert, bare": {},
@@ -465,7 +472,9 @@ CASES = {
     "t5": {"num_decoder_layers": 3},
     "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2")
+ENCODERS = (
+    "bert", "roberta", "modernbert", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "nomic_bert",
+)  # fmt: skip
 READING = ("t5", "mt5", "bart", "mbart", "marian", "pegasus")  # a source
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
-from _families import EAGER, ours_of
+from _families import EAGER, ours_of, ours_on, theirs
 from _small_models import randomise, tokens
+from safetensors.torch import save_file
 from test_family_fuzz import DRAWS, FLAG, one
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from llmanac.core.errors import CheckpointError
 from llmanac.core.types import Batch
 from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
@@ -69,7 +72,11 @@ CONFIGS = {
     "electra": lambda rng: bert(rng, embedding_size=one(12, 20)),
     "distilbert": distilbert,
     "deberta-v2": deberta,
-}
+    "nomic_bert": lambda rng: bert(
+        rng, head_dim=one(6, 8), rope_parameters=one({"rope_type": "default", "rope_theta": 1e3},
+                                                     {"rope_type": "default", "rope_theta": 1e4}),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -96,3 +103,46 @@ def test_logits_and_files_of_random_configs(kind, seed, tmp_path):
     assert canonical(load_model(tmp_path / "ours", device="cpu").spec) == canonical(ours.spec)
     again.config.save_pretrained(tmp_path / "ours")
     assert canonical(load_model(tmp_path / "ours", device="cpu").spec) == canonical(ours.spec)
+
+
+def test_nomic_berts_first_files_and_config(tmp_path):
+    """As on the hub before transformers had the family: `n_embd`, one matrix of q, k and v, `fc11` is not the gate."""
+    peer = theirs("nomic_bert, bare")
+    config = json.loads(peer.config.to_json_string())
+    names = {
+        "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
+        "layer_norm_epsilon": "layer_norm_eps",
+    }  # fmt: skip
+    first = {new: config[old] for new, old in names.items()} | {
+        "model_type": "nomic_bert", "architectures": ["NomicBertModel"], "activation_function": "swiglu",
+        "vocab_size": config["vocab_size"], "type_vocab_size": 2, "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False, "prenorm": False, "qkv_proj_bias": False, "causal": False,
+        "mlp_fc1_bias": False, "mlp_fc2_bias": False, "use_rms_norm": False, "max_trained_positions": 2048,
+        "fused_bias_fc": True, "use_flash_attn": True, "summary_type": "cls_index", "pad_vocab_size_multiple": 64,
+    }  # fmt: skip
+    renamed = {
+        "embeddings.LayerNorm": "emb_ln", "layers.": "encoder.layers.", "self_attn.o_proj": "attn.out_proj",
+        "up_proj": "fc11", "gate_proj": "fc12", "down_proj": "fc2", "post_attention_layernorm": "norm1",
+        "post_mlp_layernorm": "norm2",
+    }  # fmt: skip
+    weights = {}
+    for name, value in peer.state_dict().items():
+        if ".self_attn.k_proj" in name or ".self_attn.v_proj" in name:
+            continue
+        if ".self_attn.q_proj" in name:
+            value = torch.cat([peer.state_dict()[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            name = name.replace("self_attn.q_proj", "attn.Wqkv")
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        weights[name] = value.contiguous()
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(first))
+    ours = load_model(tmp_path, dtype="float64", device="cpu")
+    ids = torch.tensor([[5, 9, 30, 2, 7]])
+    found = ours_on(ours, "nomic_bert, bare", ids)
+    torch.testing.assert_close(found, peer(ids).last_hidden_state, rtol=1e-9, atol=1e-9)
+    for key, value in (("prenorm", True), ("rotary_emb_fraction", 0.5), ("rotary_scaling_factor", 2)):
+        (tmp_path / "config.json").write_text(json.dumps({**first, key: value}))
+        with pytest.raises(CheckpointError, match=key):
+            load_model(tmp_path)

@@ -23,7 +23,7 @@ FAMILIES = (
     "granite", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "olmo", "olmo3", "nemotron", "ernie4_5", "glm",
     "gpt_neo", "gptj", "gpt_bigcode", "exaone4", "falcon", "qwen2_moe", "granitemoe", "hunyuan_v1_dense",
     "olmoe", "glm4_moe",
-    "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2",
+    "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "nomic_bert",
     "mt5", "bart", "mbart", "marian", "pegasus",
 )  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
