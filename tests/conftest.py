@@ -203,8 +203,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if name.startswith(SLOW) or (family != name and family.rstrip("]") not in LOOKED_AT):
             item.add_marker(pytest.mark.slow)
         elif step := GRIDS.get(test := item.nodeid.partition("[")[0].rpartition("/")[2]):
-            parameters = item.callspec.params
-            values = {(test, one, str(value)) for one, value in parameters.items()} if len(parameters) > 1 else set()
+            named = item.callspec.params.items()
+            values = {(test, one, str(value)) for one, value in named if one != "seed"} if len(named) > 1 else set()
             if numbers[test] % step and values <= seen:
                 item.add_marker(pytest.mark.slow)
             else:
