@@ -4,7 +4,9 @@ A command's module is imported when the command is called, and what it needs whe
 without torch.
 """
 
+import atexit
 import functools
+import gc
 import importlib
 import inspect
 import io
@@ -133,6 +135,8 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2, Ctrl-C 130."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments is None:
+        atexit.register(gc.freeze)  # looking for garbage once more at the end takes half a second
     with interrupts.noted(program=arguments is None):
         try:
             given = sys.argv[1:] if arguments is None else arguments
