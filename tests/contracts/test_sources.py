@@ -229,12 +229,15 @@ def test_empty_missing_and_broken_inputs_are_one_sentence_each(tmp_path: Path) -
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1nonsense")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
+    text = pyarrow.array([b"a", b"\xce"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "bytes.parquet")
     cases = [
         ([], "paths: no input"),
         ([tmp_path / "blank.txt", tmp_path / "empty.jsonl"], "the corpus is empty"),
         ([tmp_path / "blnk.txt"], r"no such file or folder; did you mean 'blank\.txt'\?"),
         ([tmp_path / "*.rst"], "no file matches"),
         ([tmp_path / "broken.parquet"], r"broken\.parquet: not a readable Parquet file"),
+        ([tmp_path / "bytes.parquet"], r"bytes\.parquet: not a readable Parquet file"),
         ([tmp_path / "cut.jsonl.gz"], r"cut\.jsonl\.gz: cannot read it to its end"),
     ]
     for paths, message in cases:

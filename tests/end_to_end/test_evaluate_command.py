@@ -357,13 +357,18 @@ def _fine(body, prompt, choice):
 @pytest.mark.parametrize("wrong", [
     _no_echo, _no_logprobs, _nulls, _constant, _shifted, _by_length, _positive, _generated_only, _content, _fine
 ])  # fmt: skip
-def test_a_server_with_wrong_log_probabilities_is_refused(wrong):
+def test_a_server_with_wrong_log_probabilities_is_refused(wrong, tmp_path):
     server, url = fake_server(wrong)
     try:
         model = ServedModel(url)
         if wrong is _fine:
             [(total, _)] = model.likelihoods([("xy", "z")])
             assert total == pytest.approx(-1 - (ord("y") * 7 + ord("z")) % 13 / 7) and math.isfinite(total)
+            data = {"title": "t", "prompt": "{{q}}", "target": "{{a}}", "data": {"files": ["x.jsonl"]}}
+            own = Benchmark.from_data(data)
+            (tmp_path / "x.jsonl").write_text('{"q": "xy", "a": "z"}\n')
+            with pytest.raises(RequestError, match="does not name the most probable tokens"):  # not: all are the best
+                evaluate(model, "t", items_of(own, tmp_path), own)
         else:
             with pytest.raises(RequestError, match="log-probabilit"):
                 model.likelihoods([("a", "b")])

@@ -150,7 +150,7 @@ def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, s
                         yield Row({name: column[at].as_py() for name, column in cells}, number)
     except FileNotFoundError:
         raise Unreadable(path, "no such file") from None
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # of a text
         raise Unreadable(path, f"not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
 
 

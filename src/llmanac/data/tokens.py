@@ -111,7 +111,7 @@ class TokenDataset:
         shards = [self._shard(number, entry) for number, entry in enumerate(self._field("shards", list))]
         try:
             self.offsets: np.ndarray = np.load(self.folder / "offsets.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{self.folder / 'offsets.npy'}: cannot be read ({error}); write the data set again"
             ) from None

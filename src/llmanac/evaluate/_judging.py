@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import regex
 
+from llmanac.core.errors import RequestError
 from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._calls import calls_in, right_calls
 from llmanac.evaluate._choosing import lettered, read_choice
@@ -79,8 +80,10 @@ def judge_letter(item: BenchmarkItem, text: str) -> ItemVerdict:
     return ItemVerdict(text, letter, right, {"acc": float(right), "extraction error": float(letter is None)})
 
 
-def judge_likelihood(item: BenchmarkItem, total: float, greedy: bool) -> ItemVerdict:
-    """Of the likelihood of the text itself."""
+def judge_likelihood(item: BenchmarkItem, total: float, greedy: bool | None) -> ItemVerdict:
+    """Of the likelihood of the text itself. Raises RequestError where `greedy` is not known."""
+    if greedy is None:
+        raise RequestError("top_logprobs: the server does not name the most probable tokens, which `acc` needs")
     scores = {"acc": float(greedy), "log-likelihood": total}
     return ItemVerdict(str(item.references[0]), None, greedy, scores, (total,))
 

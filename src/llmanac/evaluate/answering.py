@@ -21,8 +21,8 @@ class Answerer(Protocol):
     identity: str
     kept: int
 
-    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """(sum of log-probabilities in nats, whether greedy decoding writes it) of each continuation."""
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[float, bool | None]]:
+        """(sum of log-probabilities in nats, whether greedy decoding writes it, if known) of each continuation."""
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
         """The greedy continuation of each prompt up to the first stop; `chat` sends a prompt as a user's message."""

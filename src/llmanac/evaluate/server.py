@@ -216,12 +216,12 @@ class ServedModel:
             raise RequestError(f"{self.url}: answers with {shown(text)} where text was expected")
         return text[: min((end for s in stop if (end := text.find(s)) >= 0), default=len(text))]
 
-    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool | None]]:
         """See `Answerer`. Raises RequestError for a server whose log-probabilities are missing or wrong."""
         if not self._tested:
             self._test()
             self._tested = True
-        out: list[tuple[float, bool]] = []
+        out: list[tuple[float, bool | None]] = []
         for start in range(0, len(pairs), TOGETHER):
             part = pairs[start : start + TOGETHER]
             tokens = self._echoed([context + continuation for context, continuation in part])
@@ -230,7 +230,8 @@ class ServedModel:
                 chosen = [one for one in own if one[0] > border]
                 if not chosen or any(value is None for _, value, _ in chosen):
                     raise RequestError(f"{self.url}: gives no log-probability for a text's first token; use a prompt")
-                out.append((math.fsum(v for _, v, _ in chosen if v is not None), all(best for _, _, best in chosen)))
+                best = None if None in (ones := [one for _, _, one in chosen]) else all(ones)
+                out.append((math.fsum(v for _, v, _ in chosen if v is not None), best))
         return out
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
@@ -246,13 +247,14 @@ class ServedModel:
             out += [self._before(one.get("text"), stop) for one in found]
         return out
 
-    def _echoed(self, texts: Sequence[str]) -> list[list[tuple[int, float | None, bool]]]:
-        """Of each text's tokens: the character that it ends before, its log-probability, whether it is the best."""
+    def _echoed(self, texts: Sequence[str]) -> list[list[tuple[int, float | None, bool | None]]]:
+        """Of each text's tokens: the character that it ends before, its log-probability, whether it is the best, if
+        the server says so."""
         body = {"prompt": list(texts), "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
         found = self._ask("completions", body, len(texts))
         return [self._tokens(choice, text) for choice, text in zip(found, texts, strict=True)]
 
-    def _tokens(self, choice: dict[str, Any], text: str) -> list[tuple[int, float | None, bool]]:
+    def _tokens(self, choice: dict[str, Any], text: str) -> list[tuple[int, float | None, bool | None]]:
         missing = f"{self.url}: does not return log-probabilities of the prompt (echo with logprobs)"
         table = choice.get("logprobs")
         if not isinstance(table, dict) or not str(choice.get("text", "")).startswith(text):
@@ -267,7 +269,7 @@ class ServedModel:
             raise RequestError(f"{missing}: it gives {len(tokens)} tokens and {len(values)} log-probabilities")
         if starts[0]:
             raise RequestError(f"{missing}: they begin after {starts[0]:,} characters; is the prompt too long for it?")
-        out: list[tuple[int, float | None, bool]] = []
+        out: list[tuple[int, float | None, bool | None]] = []
         for place, (begin, value) in enumerate(zip(starts, values, strict=True)):
             end = starts[place + 1] if place + 1 < len(starts) else len(str(choice["text"]))
             if begin >= len(text):
@@ -276,7 +278,7 @@ class ServedModel:
             if (value is None and place) or (value is not None and not (number and value <= 1e-3)):
                 raise RequestError(f"{missing}: token {place} has {shown(value)}, which is no log-probability")
             top = tops[place] if place < len(tops) and isinstance(tops[place], dict) else {}
-            best = value is not None and value >= max(top.values(), default=value) - 1e-9
+            best = value >= max(top.values()) - 1e-9 if top and value is not None else None
             out.append((min(end, len(text)), value if value is None else float(value), best))
         if not out or out[-1][0] < len(text):
             raise RequestError(f"{missing}: its tokens end before the text does")

@@ -300,6 +300,8 @@ class Pipeline:
     def _last_loss(self, stage: str) -> float:
         """Of a stage that was killed between its last step and the saving of its model."""
         losses: list[float] = [line["loss"] for line in read_metrics(self.folder / stage) if "loss" in line]
+        if not losses:
+            raise DataError(f"{self.folder / stage}: its metrics.jsonl names no loss; start anew with another folder")
         return losses[-1]
 
     def _keep_model(self, model: Any, name: str) -> None:
