@@ -164,6 +164,21 @@ def test_a_stopped_run_goes_on_and_another_limit_reuses_answers(folder, monkeypa
     assert len(calls) == 8  # other prompts
 
 
+def test_a_second_space_before_a_choice_is_told(folder, engines, capsys):
+    said = {}
+    for name, given in (("own", " "), ("spaced", " "), ("joined", "")):
+        rows = (folder / "colours.jsonl").read_text("utf-8")
+        (folder / "colours.jsonl").write_text(rows.replace('"red"', '" red"') if name == "spaced" else rows, "utf-8")
+        made = OWN.replace("count = 1", f"count = 0\ndelimiter = '{given}'")
+        (folder / f"{name}.toml").write_text(made, "utf-8")
+        run("a", "--benchmarks", f"{name}.toml", "-o", name)
+        said[name] = "white space of their own" in capsys.readouterr().err
+    assert said == {"own": False, "spaced": True, "joined": False}
+    alone = Local(engines[0], "a", "a").likelihoods([("Q: colour 0\nA:", " red")])
+    items = [json.loads(line) for line in (folder / "joined/items/joined.A.jsonl").read_text("utf-8").splitlines()]
+    assert items[0]["log_likelihoods"][0] == pytest.approx(next(iter(alone))[0])
+
+
 def test_two_models_are_paired(folder, capsys):
     run("a", "b", "--benchmarks", "own.toml", "-o", "out", "--json")
     results = json.loads(capsys.readouterr().out)

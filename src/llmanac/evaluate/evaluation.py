@@ -18,7 +18,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
-from llmanac.core.progress import progress
+from llmanac.core.progress import progress, say_once
 from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._choosing import lettered
 from llmanac.evaluate._judging import ItemVerdict, Score, judged, summarise
@@ -82,6 +82,9 @@ def evaluate(
     """
     if chat and own.task == "likelihood":
         raise SpecError(f"--chat: {name} scores the likelihood of a text, which has no turns; leave --chat out")
+    given, pairs = own.shots.delimiter, [] if chat or own.generation is not None else _pairs(items, own)
+    if given[-1:].isspace() and any(text[len(given) :][:1].isspace() for row in pairs for _, text in row):
+        say_once(f"note: {name}: texts that are scored begin with white space of their own and with shots.delimiter's")
     raw: list[Any] = []
     kind = str if chat or own.generation is not None else list
     block = block or (model.kept if chat else BLOCK)
