@@ -177,6 +177,7 @@ BASES = {
         "moe_intermediate_size": 24,
         "shared_expert_intermediate_size": 20,
     },
+    "lfm2": {**UNPADDED, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
     "olmoe": {**EXPERTS, "num_experts": 5, "pad_token_id": None},
     "glm4_moe": {
         **EXPERTS,
@@ -407,6 +408,11 @@ CASES = {
     "qwen2_moe, dense layers, no biases, shares": {
         "num_hidden_layers": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2, "qkv_bias": False,
         "norm_topk_prob": True,
+    },
+    "lfm2": {},
+    "lfm2, biases, kernel 4, adjusted width, untied": {
+        "conv_bias": True, "conv_L_cache": 4, "block_multiple_of": 8, "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "conv", "conv", "full_attention"], "norm_eps": 1e-3,
     },
     "olmoe": {},
     "olmoe, shares, biases, one key-value head": {

@@ -78,6 +78,15 @@ def sparse(rng, **more):
     return llama(rng, num_experts_per_tok=rng.randint(1, experts), **{more.pop("name"): experts}, **more)
 
 
+def lfm2(rng):
+    found = llama(
+        rng, num_hidden_layers=one(2, 3, 4), full_attn_idxs=one([0], [1], [0, 1]), conv_bias=one(*FLAG),
+        conv_L_cache=one(2, 3, 4), block_auto_adjust_ff_dim=one(*FLAG), block_multiple_of=one(8, 16),
+        block_ffn_dim_multiplier=one(1.0, 1.3), norm_eps=one(1e-5, 1e-3), rope_parameters=rope(),
+    )  # fmt: skip
+    return {key: value for key, value in found.items() if key not in ("hidden_act", "rms_norm_eps")}
+
+
 def gpt_neo(rng):
     found = llama(rng)
     kinds = [rng.choice(("global", "local")) for _ in range(found["num_hidden_layers"])]
@@ -149,6 +158,7 @@ CONFIGS = {
             {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0},
         ),
     ),
+    "lfm2": lfm2,
     "olmoe": lambda rng: sparse(
         rng, name="num_experts", norm_topk_prob=one(*FLAG), attention_bias=one(*FLAG), rope_parameters=rope(),
     ),

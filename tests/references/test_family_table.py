@@ -25,6 +25,7 @@ GPT-NeoX: gpt_neox
 GPT-2: gpt2 gpt_neo gpt_bigcode opt bloom mpt
 Qwen 2 MoE: qwen2_moe olmoe glm4_moe
 gpt-oss: gpt_oss deepseek_v3 minimax mamba mamba2
+LFM2: lfm2
 BERT: bert roberta xlm_roberta distilbert mpnet electra deberta_v2 modernbert nomic_bert
 T5: t5 mt5
 BART: bart mbart marian pegasus

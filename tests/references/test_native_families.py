@@ -14,7 +14,7 @@ from llmanac.models.load import load_model
 
 REFUSED = {  # of what a family may have
     "gpt_neo": "positions", "gpt_bigcode": "positions", "qwen2_moe": "shared", "cohere": "LayerNorm", "olmo": "clip",
-    "hunyuan_v1_dense": "qk_norm_at", "glm4_moe": "shared",
+    "hunyuan_v1_dense": "qk_norm_at", "glm4_moe": "shared", "lfm2": "ShortConv",
 }  # fmt: skip
 NEVER = ("gpt_neo", "gpt_bigcode", "qwen2_moe", "hunyuan_v1_dense")
 

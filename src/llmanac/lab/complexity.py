@@ -69,7 +69,7 @@ THEORY: dict[str, Theory] = {
     "sliding-window": WINDOW, "attention-sinks": WINDOW,
     "longformer": PATTERN, "big-bird": PATTERN, "sparse": PATTERN,
     "linear": RECURRENT, "random-features": Theory("s", "s", "1", "1", "s d^2 + s m d"), "lightning": RECURRENT,
-    "rnn": RECURRENT, "gru": RECURRENT, "lstm": RECURRENT,
+    "rnn": RECURRENT, "gru": RECURRENT, "lstm": RECURRENT, "short-conv": RECURRENT,
     "min-gru": Theory("s log s", "s", "1", "1", "s d^2 + d s log s"),
     "mamba": Theory("s", "s", "1", "1", "s d^2 + s d N"), "mamba2": Theory("s", "s", "1", "1", "s d^2 + s d N"),
     "s4": Theory("s log s", "s", "1", "1", "s d^2 + s d N + d s log s"),

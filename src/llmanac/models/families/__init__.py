@@ -22,7 +22,7 @@ FAMILIES = (
     "gemma3_text", "glm4", "gpt_oss", "deepseek_v3", "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
     "granite", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "olmo", "olmo3", "nemotron", "ernie4_5", "glm",
     "gpt_neo", "gptj", "gpt_bigcode", "exaone4", "falcon", "qwen2_moe", "granitemoe", "hunyuan_v1_dense",
-    "olmoe", "glm4_moe",
+    "olmoe", "glm4_moe", "lfm2",
     "bert", "roberta", "modernbert", "t5", "distilbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "nomic_bert",
     "mt5", "bart", "mbart", "marian", "pegasus",
 )  # fmt: skip

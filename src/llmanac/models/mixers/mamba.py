@@ -143,18 +143,18 @@ def last_inputs(stream: Tensor, lengths: Tensor | None, count: int) -> Tensor:
 class Convolution(nn.Module):
     """A causal depthwise convolution of (B, E, kernel - 1 + T) -> (B, E, T) that does not cross documents."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel))
-        self.bias = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
     def forward(self, stream: Tensor, segments: Tensor | None) -> Tensor:
-        weight, bias = self.weight.to(stream.dtype), self.bias.to(stream.dtype)
+        weight, bias = self.weight.to(stream.dtype), None if self.bias is None else self.bias.to(stream.dtype)
         if segments is None:
             return F.conv1d(stream, weight, bias, groups=len(weight))
         kernel, length = weight.shape[-1], segments.shape[1]
         padded = F.pad(segments, (kernel - 1, 0), value=-1)
-        total = bias[:, None].expand(len(stream), -1, length)
+        total = stream.new_zeros(()) if bias is None else bias[:, None].expand(len(stream), -1, length)
         for tap in range(kernel):
             same = padded[:, tap : tap + length] == segments
             total = total + stream[..., tap : tap + length] * same[:, None] * weight[:, 0, tap, None]
