@@ -107,6 +107,10 @@ def against(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [one["plan"]["planned"][2] / one["plan"][name][2] - 1 for one in seeds if "plan" in one]
 
 
+def percent(values: Sequence[float]) -> str:
+    return f"{with_interval([100 * value for value in values], 2)}%" if values else "not made yet"
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     whole = [one for one in seeds if {"fit", "ahead"} <= one.keys()]
     rows, budgets = [], []
@@ -122,7 +126,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         own = one["plan"]
         budgets.append([str(number), f"{own['best']:,.0f}", *(f"{own[a][2]:.3f} ({own[a][0]:,.0f})" for a in ARMS)])
     head = ["seed", "run", "parameters", "tokens", "predicted (95%)", "measured", "inside"]
-    means = [[name, f"{with_interval([100 * x for x in missed(seeds, name)], 2)}%"] for name in NAMES if whole]
+    means = [[name, percent(missed(seeds, name))] for name in NAMES]
     return [
         Section(
             "Runs of four times the compute", [], [table(head, rows), table(["run", "measured over predicted"], means)]
@@ -141,5 +145,5 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for size, tokens, loss in one["ahead"].values():
             low, high = fit.predict(size, tokens)[1] or (0.0, 0.0)
             inside += low <= loss <= high
-    half, double = (f"{with_interval([100 * x for x in against(seeds, name)], 2)}%" for name in ("half", "double"))
+    half, double = (percent(against(seeds, name)) for name in ("half", "double"))
     return {"inside": inside, "ahead": len(NAMES) * len(whole), "half": half, "double": double}
