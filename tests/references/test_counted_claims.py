@@ -43,7 +43,7 @@ def test_words_are_many_where_pairs_of_bytes_need_few() -> None:
     words = train_tokenizer("word", texts, vocab_size=100_000)
     pairs = train_tokenizer("bpe", texts[:5], vocab_size=300)
     assert words.vocab_size > 2 * 8192
-    assert all(pairs.decode(pairs.encode(text).tolist()) == text for text in texts[:20])
+    assert all(pairs.decode(pairs.encode(text)) == text for text in texts[:20])
 
 
 def test_an_ngram_models_bytes_grow_with_its_order() -> None:
