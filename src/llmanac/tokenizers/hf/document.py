@@ -47,14 +47,14 @@ def beside(path: Path) -> tuple[Any, str | None]:
     source, tools = path.with_name(fields.TEMPLATE), path.parent / fields.TEMPLATES / "tool_use.jinja"
     if source.exists():
         found = [read_text(one, most=MOST_SETTINGS, error=TokenizerError) for one in (source, tools) if one.exists()]
-        return config, _chosen(*found)
+        return config, chosen(*found)
     try:
         return config, template_of(config)
     except TokenizerError as error:
         raise TokenizerError(f"{path.with_name(fields.CONFIG)}: {error}") from None
 
 
-def _chosen(default: Any, tools: Any = None) -> Any:
+def chosen(default: Any, tools: Any = None) -> Any:
     """One template for two: that for tools counts wherever tools are given. Each begins a line, and its end is kept."""
     if not (isinstance(default, str) and isinstance(tools, str)):
         return default
@@ -292,5 +292,5 @@ def template_of(config: Any) -> str | None:
     template = config.get("chat_template") if isinstance(config, Mapping) else None
     if isinstance(template, list):  # several by name
         texts = {str(item.get("name")): item.get("template") for item in template if isinstance(item, Mapping)}
-        template = _chosen(texts.get("default"), texts.get("tool_use"))
+        template = chosen(texts.get("default"), texts.get("tool_use"))
     return _writable(template, "chat_template") if isinstance(template, str) else None
