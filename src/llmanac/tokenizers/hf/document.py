@@ -278,14 +278,11 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return False
     if isinstance(config.get("add_bos_token"), bool):
         return bool(config["add_bos_token"])
-    for node in fields.steps_of(processor, "post_processor", "processors"):
-        if node.get("type") != "TemplateProcessing":
-            continue
-        single = fields.items_of(node.get("single"), "post_processor.single")
-        first = single[0] if single and isinstance(single[0], Mapping) else {}
-        if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
-            return True
-    return False
+    steps = fields.steps_of(processor, "post_processor", "processors")
+    singles = [node.get("single") for node in steps if node.get("type") == "TemplateProcessing"]
+    firsts = [item for single in singles for item in fields.items_of(single, "post_processor.single")[:1]]
+    tokens = [first.get("SpecialToken") for first in firsts if isinstance(first, Mapping)]
+    return any(isinstance(token, Mapping) and token.get("id") == bos for token in tokens)
 
 
 def template_of(config: Any) -> str | None:
