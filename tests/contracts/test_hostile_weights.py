@@ -127,9 +127,9 @@ def test_shards(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     index, table = sharded(llama)
     found = llmanac.load_model(llama, device="cpu").state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    # beside the weights in one file, which transformers would read
+    # beside the weights in one file, which transformers would read instead
     shutil.copy(llama / "a.safetensors", llama / "model.safetensors")
-    assert "is there too and which transformers reads; remove one" in refusal(llama)
+    assert "is there too; remove one" in refusal(llama)
     (llama / "model.safetensors").unlink()
     # in two files
     first = load_file(llama / "a.safetensors")

@@ -91,6 +91,14 @@ CASES = {
 }  # fmt: skip
 
 
+def test_the_template_for_tools_counts_where_there_are_tools(source, tmp_path):
+    key = "tokenizer.chat_template"
+    templates = {key: "D {{ messages[0].content }}", f"{key}.tool_use": "T {{ tools|length }}"}
+    found = load_tokenizer(other(tmp_path / "m.gguf", source[0], templates))
+    chat = [{"role": "user", "content": "a"}]
+    assert [found.render_chat(chat, tools=tools) for tools in (None, [{}, {}])] == ["D a", "T 2"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_ids_equal_llama_cpp(case, source, tmp_path):
     path, texts, types = source

@@ -46,9 +46,7 @@ def with_s(word: str) -> str:
         return {"have": "has", "be": "is"}[word]
     if word.endswith(("s", "x", "z", "ch", "sh")) or word in ("do", "go"):
         return word + "es"
-    if word.endswith("y") and word[-2:-1] not in VOWELS:
-        return word[:-1] + "ies"
-    return word + "s"
+    return word[:-1] + "ies" if word.endswith("y") and word[-2:-1] not in VOWELS else word + "s"
 
 
 def with_ed(base: str) -> str:

@@ -339,9 +339,7 @@ def _reproducibility(part: Table) -> list[tuple[str, str]]:
 
 
 def _artefacts(part: Table) -> list[tuple[str, str]]:
-    rows = []
-    for one in part["rows"]:
-        rows.append((one["baseline"] + (f", {one['model']}" if "model" in one else ""), _between(one)))
+    rows = [(one["baseline"] + (f", {one['model']}" if "model" in one else ""), _between(one)) for one in part["rows"]]
     return rows + [(model, "not measured: " + why) for model, why in part.get("not_measured", {}).items()]
 
 

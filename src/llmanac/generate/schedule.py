@@ -155,9 +155,7 @@ def schedule(rows: Sequence[ScheduledRow], vocabulary: int, piece: int | None = 
 
 def budget(row: ScheduledRow, vocabulary: int) -> int:
     """Padded tokens of one call that reads a prompt."""
-    if not row.scored:
-        return READ_TOKENS
-    return max(1, min(READ_TOKENS, SCORED_LOGITS // vocabulary))
+    return max(1, min(READ_TOKENS, SCORED_LOGITS // vocabulary)) if row.scored else READ_TOKENS
 
 
 def _decode(rows: Sequence[ScheduledRow], start: int, end: int, vocabulary: int) -> ReadCall:

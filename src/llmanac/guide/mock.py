@@ -141,9 +141,7 @@ class Grader:
     def measured(self) -> Reliability | None:
         """What was measured of this model; None for nothing."""
         known = json.loads(self.kept.setting(KEPT) or "{}")
-        if known.pop("path", None) != self.path:
-            return None
-        return Reliability(**known)
+        return None if known.pop("path", None) != self.path else Reliability(**known)
 
     def note(self) -> str:
         """What a page says of it; it grades only where `usable`."""

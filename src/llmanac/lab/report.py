@@ -238,9 +238,7 @@ def _trade(result: Result) -> Section | None:
 
 
 def _arms(result: Result) -> Section:
-    rows = []
-    for arm in result["arms"]:
-        rows.append([arm["label"], described(arm["diff"]), ", ".join(arm["held"]) or "nothing"])
+    rows = [[arm["label"], described(arm["diff"]), ", ".join(arm["held"]) or "nothing"] for arm in result["arms"]]
     where = f" ({result['path']})" if result["path"] else ""
     return Section(
         "What differs",

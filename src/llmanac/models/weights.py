@@ -91,9 +91,7 @@ class Weights:
                 raise CheckpointError(f"{path}: {shown(name)} is in {shown(file)}, which is no file of this folder")
         home = Path(os.path.realpath(self.folder))
         if (self.folder / WEIGHTS).exists() and WEIGHTS not in table.values():
-            raise CheckpointError(
-                f"{path}: names other files than {WEIGHTS}, which is there too and which transformers reads; remove one"
-            )
+            raise CheckpointError(f"{path}: names other files than {WEIGHTS}, which is there too; remove one")
         homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]  # the hub's cache
         for file in sorted(set(table.values())):
             if Path(os.path.realpath(self.folder / file)).parent not in homes:

@@ -80,9 +80,7 @@ def cut(costs: Sequence[float], last: float, stages: int) -> list[range]:
     sums = [0.0]
     for cost in costs:
         sums.append(sums[-1] + cost)
-    best: dict[tuple[int, int], tuple[float, int]] = {}
-    for begin in range(n):
-        best[1, begin] = (sums[n] - sums[begin] + last, n)
+    best = {(1, begin): (sums[n] - sums[begin] + last, n) for begin in range(n)}
     for count in range(2, stages + 1):
         for begin in range(n - count + 1):
             ends = range(begin + 1, n - count + 2)

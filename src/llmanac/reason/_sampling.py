@@ -52,10 +52,8 @@ class Chooser:
         done = self.engine.sample([(question.ids, {}) for question in questions], **options)
         groups = [[self._candidate(one) for one in own] for own, _ in done]
         costs = [Cost(prompt=read, sampled=sum(len(one.ids) for one in own)) for own, read in done]
-        out = []
-        for group, cost, (matrix, tokens) in zip(groups, costs, self.supports(questions, groups), strict=True):
-            out.append(choice(group, cost, matrix, tokens))
-        return out
+        supports = self.supports(questions, groups)
+        return [choice(group, cost, *found) for group, cost, found in zip(groups, costs, supports, strict=True)]
 
     def supports(
         self, questions: Sequence[Question], groups: Sequence[Sequence[Candidate]]

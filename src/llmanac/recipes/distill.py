@@ -106,11 +106,10 @@ def write_teacher_rows(
     with progress("teacher", None, "prompts") as bar:
         while some := list(islice(rows, AT_ONCE)):
             found = _answers(engine, [prompt for _, prompt, _ in some], samples, options)
-            written = []
-            for (line, prompt, own), completions in zip(some, found, strict=True):
-                written.append(
-                    json.dumps({"line": line, "rows": list(_kept(prompt, own, completions, verify, counts))})
-                )
+            written = [
+                json.dumps({"line": line, "rows": list(_kept(prompt, own, completions, verify, counts))})
+                for (line, prompt, own), completions in zip(some, found, strict=True)
+            ]
             append(target, "".join(text + "\n" for text in written).encode())
             counts["prompts"] += len(some)
             bar.advance(len(some), written=counts["written"])

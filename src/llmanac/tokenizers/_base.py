@@ -64,16 +64,10 @@ class Tokenizer(Framed):
         self.added = AddedTokens(added)
         self.special_tokens: dict[str, int] = {token.text: token.id for token in added if token.special}
         self._special_ids = self._guarded_ids = frozenset(self.special_tokens.values())  # plain text never becomes one
-        self.bos_id, self.eos_id, self.pad_id = (self._role_id(text) for text in (bos, eos, pad))
+        ids: dict[str | None, int] = {token.text: token.id for token in added}  # readers and Specs name no other role
+        self.bos_id, self.eos_id, self.pad_id = ids.get(bos), ids.get(eos), ids.get(pad)
         self.adds_bos, self.chat_template = adds_bos and self.bos_id is not None, chat_template
-        self.named = {} if named is None else dict(named)
-
-    def _role_id(self, text: str | None) -> int | None:
-        found = next((token.id for token in self.added.tokens if token.text == text), None)
-        if found is None and text is not None:
-            known = [token.text for token in self.added.tokens]
-            raise TokenizerError(f"{text!r} is to begin, end or pad texts but is not special{nearest(text, known)}")
-        return found
+        self.named = dict(named or {})
 
     def _settings(self) -> dict[str, Any]:
         """The added tokens, roles and chat template, as the constructor takes them."""

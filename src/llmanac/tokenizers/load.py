@@ -232,9 +232,7 @@ def load_tokenizer(
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder")
     if ".tiktoken" in path.suffixes:
-        from llmanac.tokenizers import load
-
-        return load.load(path, pattern, special_tokens)
+        return load(path, pattern, special_tokens)
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
     if path.suffix == ".gguf":

@@ -35,6 +35,4 @@ class SourceSpec(Spec):
 
     def build(self, **dims: Any) -> SourceSpec:
         """A source has no dimensions: the Spec is the source."""
-        if dims:
-            return super().build(**dims)
-        return self
+        return super().build(**dims) if dims else self

@@ -38,9 +38,7 @@ def scratch(decisions: Sequence[Path], name: str) -> Path:
 
 def in_order(rows: np.ndarray) -> np.ndarray:
     """The (n, columns) rows, sorted."""
-    if rows.shape[1] == 1:
-        return np.sort(rows, axis=0)
-    return rows[np.lexsort(rows.T[::-1])]
+    return np.sort(rows, axis=0) if rows.shape[1] == 1 else rows[np.lexsort(rows.T[::-1])]
 
 
 def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, folder: Path) -> Iterator[np.ndarray]:

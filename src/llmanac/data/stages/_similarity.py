@@ -33,9 +33,7 @@ class PairSimilarity:
     def similarity(self, one: int, other: int) -> float:
         """Of two positions: from 0 to 1."""
         left, right = self._held(one), self._held(other)
-        if self.by == "signature":
-            return float(np.mean(left == right))
-        return jaccard(left, right)
+        return float(np.mean(left == right)) if self.by == "signature" else jaccard(left, right)
 
     def drops(self, kept: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
         """For every document that goes, in order: its position, the id of the one that stays, their similarity."""

@@ -85,9 +85,7 @@ class Thinking:
     def forced(self) -> int | None:
         if self._due:
             return self._due[0]
-        if self._state != "answer" or self.answer is None:
-            return None
-        return self.answer.forced()
+        return None if self._state != "answer" or self.answer is None else self.answer.forced()
 
     def advance(self, token: int) -> None:
         if self._due:

@@ -85,9 +85,8 @@ def export_gguf(
         raise TokenizerError(f"{path}: llama.cpp reads no {name} model whose tokenizer lacks {' and '.join(lost)}")
     weights = {sources[key].name: columns for key, columns in (importance or {}).items() if key in sources}
     tied = all(source.name != HEAD for source in sources.values())
-    tensors = {}
-    for own, numbers in _lists(scaling, config).items():
-        tensors[own] = Packable("F32", numbers.shape, partial(np.asarray, numbers))
+    lists = _lists(scaling, config).items()
+    tensors = {own: Packable("F32", numbers.shape, partial(np.asarray, numbers)) for own, numbers in lists}
     for theirs, tensor in arrange(state, sources).items():
         own, of = table.ours(theirs), weights.get(theirs)
         form = "F32" if tensor.ndim < 2 else mixture(own, tensor.shape[-1], kind, config, tied, of is not None)

@@ -13,6 +13,7 @@ _SCHEMA = """
 create table if not exists vectors (id integer primary key, made text not null, vector blob not null);
 create trigger if not exists vectors_of_deleted after delete on facts begin delete from vectors where id = old.id; end;
 """
+_KEEP = "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)"
 
 
 class Vectors:
@@ -44,8 +45,5 @@ class Vectors:
             rows = [(facts[i].id, made[i], out[i].tobytes(), facts[i].id) for i in new]
             self._base.execute("begin immediate")
             with self._base:  # an error ends the transaction too
-                self._base.executemany(
-                    "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)",
-                    rows,
-                )
+                self._base.executemany(_KEEP, rows)
         return np.nan_to_num(out)

@@ -19,7 +19,7 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import ALPHABET, written
 from llmanac.tokenizers._unigram import SentencePiece
-from llmanac.tokenizers.hf.document import from_document
+from llmanac.tokenizers.hf.document import chosen, from_document
 from llmanac.tokenizers.patterns.splitter import DIGIT, GPT2, GPT4, LLAMA3, NAMED, O200K, QWEN3
 
 KEY = "tokenizer.ggml."
@@ -82,6 +82,7 @@ def _made(metadata: Mapping[str, Any]) -> Tokenizer:
     for key, value, kind in ((f"{KEY}add_bos_token", begins, bool), ("tokenizer.chat_template", given, str)):
         if type(value) is not kind:
             raise TokenizerError(f"{key}: is {shown(value)}, expected {'text' if kind is str else 'true or false'}")
+    template = chosen(template, metadata.get("tokenizer.chat_template.tool_use"))
     if model == "llama":
         return _by_scores(metadata, tokens, types, adds_bos=begins, chat_template=template, **roles)
     if pre not in PATTERNS:

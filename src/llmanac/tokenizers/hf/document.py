@@ -47,14 +47,14 @@ def beside(path: Path) -> tuple[Any, str | None]:
     source, tools = path.with_name(fields.TEMPLATE), path.parent / fields.TEMPLATES / "tool_use.jinja"
     if source.exists():
         found = [read_text(one, most=MOST_SETTINGS, error=TokenizerError) for one in (source, tools) if one.exists()]
-        return config, _chosen(*found)
+        return config, chosen(*found)
     try:
         return config, template_of(config)
     except TokenizerError as error:
         raise TokenizerError(f"{path.with_name(fields.CONFIG)}: {error}") from None
 
 
-def _chosen(default: Any, tools: Any = None) -> Any:
+def chosen(default: Any, tools: Any = None) -> Any:
     """One template for two: that for tools counts wherever tools are given. Each begins a line, and its end is kept."""
     if not (isinstance(default, str) and isinstance(tools, str)):
         return default
@@ -278,19 +278,16 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return False
     if isinstance(config.get("add_bos_token"), bool):
         return bool(config["add_bos_token"])
-    for node in fields.steps_of(processor, "post_processor", "processors"):
-        if node.get("type") != "TemplateProcessing":
-            continue
-        single = fields.items_of(node.get("single"), "post_processor.single")
-        first = single[0] if single and isinstance(single[0], Mapping) else {}
-        if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
-            return True
-    return False
+    steps = fields.steps_of(processor, "post_processor", "processors")
+    singles = [node.get("single") for node in steps if node.get("type") == "TemplateProcessing"]
+    firsts = [item for single in singles for item in fields.items_of(single, "post_processor.single")[:1]]
+    tokens = [first.get("SpecialToken") for first in firsts if isinstance(first, Mapping)]
+    return any(isinstance(token, Mapping) and token.get("id") == bos for token in tokens)
 
 
 def template_of(config: Any) -> str | None:
     template = config.get("chat_template") if isinstance(config, Mapping) else None
     if isinstance(template, list):  # several by name
         texts = {str(item.get("name")): item.get("template") for item in template if isinstance(item, Mapping)}
-        template = _chosen(texts.get("default"), texts.get("tool_use"))
+        template = chosen(texts.get("default"), texts.get("tool_use"))
     return _writable(template, "chat_template") if isinstance(template, str) else None
