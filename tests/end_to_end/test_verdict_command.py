@@ -274,6 +274,14 @@ def test_the_table_in_a_notebook(base, tmp_path):
         found.baseline = "B"
 
 
+def test_equal_scores_are_settled_by_a_margin_alone(tmp_path):
+    for count, margin, verdict in ((10, None, "inconclusive"), (10, 0.2, "inconclusive"), (20, 0.2, "equivalent")):
+        rows = score_rows(count, 0.6, 1)
+        paths = [write_table(tmp_path / f"{s}.csv", [row | {"passage": s} for row in rows]) for s in "ab"]
+        found = llmanac.verdict(*paths, margin=margin)
+        assert found.verdicts == {"B": verdict} and ("none would" in repr(found)) is (margin is None)
+
+
 def test_several_systems_and_benchmarks(tmp_path):
     paths = [
         write_table(tmp_path / f"{s}.csv", [row | {"task": task} for task, skill in tasks.items()

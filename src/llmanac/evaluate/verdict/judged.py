@@ -116,7 +116,8 @@ class Judgement(Shown):
 
 
 def _cells(one: Comparison) -> list[Any]:
-    more = f"about {one.more:,}" if one.more else "none would" if not one.difference else ""
+    no_end = one.verdict == "inconclusive" and not one.difference and one.p_equivalence is None  # a margin could end it
+    more = f"about {one.more:,}" if one.more else "none would" if no_end else ""
     items = f"{one.items:,}" + (f" in {one.groups:,} groups" if one.groups != one.items else "")
     return [
         one.benchmark or "items", one.system, (one.verdict, one.verdict), f"{one.difference:+.4f}",
