@@ -10,7 +10,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Layered, at, put
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Layered, Only, at, put
 from llmanac.models.families.llama import FFN, MIXER, SIZES
 from llmanac.models.families.qwen3 import MIXED
 from llmanac.models.ffn.gated import Spec as Gated
@@ -23,6 +23,13 @@ HEADS = (
     Key("num_attention_heads", f"{MIXER}.heads", default=32),
     Key("num_key_value_heads", f"{MIXER}.kv_heads", default=8),
 )
+
+
+AGAIN = {
+    "block_dim": "dim", "conv_dim": "dim", "conv_dim_out": "dim", "num_heads": f"{MIXER}.heads",
+    "block_norm_eps": "norm.eps",
+}  # fmt: skip
+NEUTRAL = "block_mlp_init_scale block_out_init_scale block_use_xavier_init conv_use_xavier_init"
 
 
 class Width(ConfigEntry):
@@ -47,9 +54,11 @@ class Width(ConfigEntry):
 
 
 class Untied(ConfigEntry):
-    """`tie_word_embeddings`, by its first name `tie_embedding` too."""
+    """`tie_word_embeddings`, by its first name `tie_embedding` too; and sizes that published configs say again."""
 
     def read(self, config: Config, data: Data) -> None:
+        for name, path in AGAIN.items():
+            config.expect(name, at(data, path))
         data["tied"] = config.flag("tie_embedding", config.flag("tie_word_embeddings", True))
 
     def write(self, data: Data) -> dict[str, Any]:
@@ -96,6 +105,8 @@ FAMILY = Family(
         Untied(),
         Rope(theta=1e6),
         Layered("layer_types", "mixer", _read, _written),
+        Only("block_use_swiglu", (None, True)),
+        Only("use_pos_enc", (None, True)),
     ),
     names=(
         Names(
@@ -115,4 +126,5 @@ FAMILY = Family(
             }
         ),
     ),
+    neutral=frozenset(NEUTRAL.split()),
 )

@@ -26,8 +26,8 @@ FORM: dict[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (None, False),
 }  # fmt: skip
 NEUTRAL = """
-hidden_dropout_prob attention_probs_dropout_prob classifier_dropout attn_pdrop embd_pdrop resid_pdrop dense_seq_output
-fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple reorder_and_upcast_attn
+hidden_dropout_prob attention_probs_dropout_prob classifier_dropout attn_pdrop auto_map embd_pdrop resid_pdrop
+dense_seq_output fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple reorder_and_upcast_attn
 summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_flash_attn
 use_xentropy
 """
