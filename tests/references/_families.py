@@ -413,8 +413,8 @@ CASES = {
     "lfm2, biases, kernel 4, adjusted width, untied": {
         "conv_bias": True, "conv_L_cache": 4, "block_multiple_of": 8, "tie_word_embeddings": False,
         "layer_types": ["full_attention", "conv", "conv", "full_attention"], "norm_eps": 1e-3,
-        "block_dim": 32, "conv_dim": 32, "conv_dim_out": 32, "num_heads": 4, "block_norm_eps": 1e-3, "use_pos_enc": True,
-        "block_use_swiglu": True, "block_mlp_init_scale": 1.0, "conv_use_xavier_init": True,
+        "block_dim": 32, "conv_dim": 32, "conv_dim_out": 32, "num_heads": 4, "block_norm_eps": 1e-3,
+        "use_pos_enc": True, "block_use_swiglu": True, "block_mlp_init_scale": 1.0, "conv_use_xavier_init": True,
     },
     "olmoe": {},
     "olmoe, shares, biases, one key-value head": {

@@ -120,6 +120,7 @@ def test_nomic_berts_first_files_and_config(tmp_path):
         "rotary_emb_interleaved": False, "prenorm": False, "qkv_proj_bias": False, "causal": False,
         "mlp_fc1_bias": False, "mlp_fc2_bias": False, "use_rms_norm": False, "max_trained_positions": 2048,
         "fused_bias_fc": True, "use_flash_attn": True, "summary_type": "cls_index", "pad_vocab_size_multiple": 64,
+        "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
     }  # fmt: skip
     renamed = {
         "embeddings.LayerNorm": "emb_ln", "layers.": "encoder.layers.", "self_attn.o_proj": "attn.out_proj",

@@ -4,6 +4,7 @@ Its own first files and config (`n_embd`, `Wqkv`, `fc11`) are read as well as tr
 arXiv:2402.01613.
 """
 
+import re
 from typing import Any
 
 from llmanac.models.blocks.post_norm import Spec as PostNorm
@@ -26,11 +27,11 @@ FORM: dict[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (None, False),
 }  # fmt: skip
 NEUTRAL = """
-hidden_dropout_prob attention_probs_dropout_prob classifier_dropout attn_pdrop auto_map embd_pdrop resid_pdrop
-dense_seq_output fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple reorder_and_upcast_attn
+hidden_dropout_prob attention_probs_dropout_prob classifier_dropout attn_pdrop embd_pdrop resid_pdrop dense_seq_output
+fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple reorder_and_upcast_attn use_xentropy
 summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_flash_attn
-use_xentropy
 """
+CODE = re.compile(r"(nomic-ai/nomic-bert-2048--)?(configuration|modeling)_hf_nomic_bert\.NomicBert\w+")  # of its first files
 EMBEDDINGS: Table = {
     "model.embed_tokens": "embeddings.word_embeddings",
     "token_types": "embeddings.token_type_embeddings",
@@ -49,9 +50,12 @@ FIRST: Table = {
 
 
 class Theta(Rope):
-    """`rotary_emb_base` is `rope_theta`'s first name."""
+    """`rotary_emb_base` is `rope_theta`'s first name; the code that such a config names computes this form."""
 
     def read(self, config: Config, data: Data) -> None:
+        named = config.data.get("auto_map")
+        if isinstance(named, dict) and all(isinstance(n, str) and CODE.fullmatch(n) for n in named.values()):
+            config.get("auto_map")
         theta = config.number("rotary_emb_base", float, self.theta)
         super().read(config, data)
         if "rotary_emb_base" in config.data:
