@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,6 +37,13 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.targets += [value for name, value in attrs if tag == "a" and name == "href"]
+
+
+def test_a_chapter_is_the_first_that_uses_numpy():
+    code = (
+        "from llmanac.guide import chapter; print(chapter.values('a = np.ones(3)\\nb = a.sum() + a.max()', 'x')['b'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "4.0\n"
 
 
 def test_every_text_is_of_a_chapter():

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import SpecError
 from llmanac.core.files import readable
 from llmanac.core.outputs import check_apart
 from llmanac.core.progress import say_once
-from llmanac.data.quarantine import Bounds, OnError, Problem, Problems, Unreadable
+from llmanac.data.quarantine import Bounds, OnError, Problems, Unreadable
 from llmanac.data.unpack import COMPRESSED, blocks
 
 T = TypeVar("T")
@@ -46,13 +46,10 @@ class CommandProblems(Problems):
         """Take note of one problem. Raises DataError under the policy "fatal"."""
         if code == "no-text" and self.column:
             reason = f"{reason}; name the text's column with {self.column}"
-        if self.on_error == "fatal":
-            raise DataError(f"{Problem(str(file), line, reason)}; {self.advice}")
         super().report(file, line, reason, raw, code=code)
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
-        kind = detail if code == "unknown-format" else code
-        self._passed.setdefault(kind, []).append((str(file), detail))
+        self._passed.setdefault(detail if code == "unknown-format" else code, []).append((str(file), detail))
 
     def tell_passed(self) -> None:
         """Say once what of the input is not read, a line a reason and for each unknown format."""

@@ -84,6 +84,8 @@ class Problems:
         bounds: what the readers hold input to.
     """
 
+    advice = 'fix it, or set on_error="skip" to set such input aside'  # how a fatal message ends
+
     def __init__(
         self, on_error: OnError = "fatal", file: str | Path | None = None, bounds: Bounds | None = None
     ) -> None:
@@ -96,7 +98,7 @@ class Problems:
         """Take note of one problem; `code` is its reason in one word. Raises DataError under the policy "fatal"."""
         problem = Problem(str(file), line, reason, raw[:SHOWN])
         if self.on_error == "fatal":
-            raise DataError(f'{problem}; fix it, or set on_error="skip" to set such input aside')
+            raise DataError(f"{problem}; {self.advice}")
         self.counts[problem.file] += 1
         if len(self.kept) < KEPT or self.counts[problem.file] == 1:
             self.kept.append(problem)

@@ -26,7 +26,6 @@ from llmanac.core import catalogue, files
 from llmanac.core.describe import measured
 from llmanac.core.errors import SpecError, nearest
 from llmanac.guide import markdown
-from llmanac.guide.check import BUILTINS
 from llmanac.guide.figures._draw import Drawing
 from llmanac.guide.tables import figure as cell
 
@@ -126,7 +125,8 @@ def values(head: str, where: str) -> dict[str, Any]:
 
 def _computed(expression: str, known: Mapping[str, Any], where: str) -> Any:
     try:
-        return eval(expression, {"__builtins__": BUILTINS, "math": math, "np": np, "drawn": drawn, **known})
+        # with all builtins: a method of NumPy that is called for the first time imports by those of its caller
+        return eval(expression, {"math": math, "np": np, "drawn": drawn, **known})
     except ImportError:
         raise
     except Exception as error:

@@ -49,13 +49,9 @@ def fits(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], words: Seque
         and np.array_equal(table[:, 0], np.repeat(np.arange(len(counts)), counts))
         and all(isinstance(name, str) for record in data["records"] for name, _ in record["documents"])
         and all(isinstance(r["file"], str) and {"stamp", "sha256"} <= set(r) for r in data["records"])
-        and all(isinstance(p[0], str) and isinstance(p[2], str) for r in data["records"] for p in _problems(r))
+        and all(isinstance(x, str) for r in data["records"] for a, _, b in r.get("problems", []) for x in (a, b))
         and all(type(more) is int for r in data["records"] for more in r.get("counts", {}).values())
     )
-
-
-def _problems(record: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
-    return [(rest, line, reason) for rest, line, reason in record.get("problems", [])]
 
 
 def _within(numbers: np.ndarray, stop: int) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -33,14 +33,6 @@ TOLD = 20  # problems of one file that are kept; of the others their number
 WORDS_OF = WORDS[bm25.Spec().analyzer]
 
 
-class Kept(Protocol):
-    """An index that was made before (`FolderIndex`)."""
-
-    data: dict[str, Any]
-    arrays: Any
-    text: Any
-
-
 @dataclass
 class Rows:
     """What an index is made of, while it is put together."""
@@ -56,10 +48,10 @@ class Rows:
 
 
 def read_folder(
-    folder: Path, place: Path, old: Kept | None, rows: Rows, include: Sequence[str], size: int,
+    folder: Path, place: Path, old: Any, rows: Rows, include: Sequence[str], size: int,
     problems: Problems,
 ) -> list[str]:  # fmt: skip
-    """Fill the rows with all files of a folder, copying those of the earlier index that did not change."""
+    """Fill the rows with all files of a folder, copying those that did not change of `old`, a `FolderIndex` or None."""
     source = Files(paths=(str(folder),), include=tuple(include), on_error=problems.on_error, piece=1 << 26)
     known: dict[str, tuple[dict[str, Any], int, int]] = {}
     first, document = 0, 0
@@ -93,8 +85,7 @@ def read_folder(
                 before = len(problems.kept)
                 _add(path, name, source, problems, rows, size)
                 told = [[p.file.removeprefix(str(path)), p.line, p.reason] for p in problems.kept[before:][:TOLD]]
-                many = Counter(rest for rest, *_ in told)
-                counts = {rest: problems.counts[f"{path}{rest}"] - few for rest, few in many.items()}
+                counts = {r: problems.counts[f"{path}{r}"] - n for r, n in Counter(r for r, *_ in told).items()}
             settled = stamp if time.time_ns() - max(stamp[1:]) > SETTLED else [stamp[0], 0]
             rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told, "counts": counts}
             if _stamp(path, gone=[]) != stamp:  # changed while it was read: read again next time
@@ -131,7 +122,7 @@ def _digest(path: Path, size: int) -> str:
     return found.hexdigest()
 
 
-def _copy(old: Kept, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: Rows) -> None:
+def _copy(old: Any, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: Rows) -> None:
     """Copy the rows of a file, whose first passage and document were numbered `start` and `document`."""
     stop = start + sum(count for _, count in record["documents"])
     table = np.array(old.arrays["passages"][start:stop])
@@ -166,9 +157,8 @@ def _add(path: Path, name: str, source: Files, problems: Problems, rows: Rows, s
             begin = len(rows.text)
             heading = piece.heading.encode()
             rows.text += heading + piece.text.encode()
-            if plain:
-                place = [byte + piece.start, byte + piece.stop, line + piece.line, line + piece.last]
-            else:  # its text has other lines than the file
+            place = [byte + piece.start, byte + piece.stop, line + piece.line, line + piece.last]
+            if not plain:  # its text has other lines than the file
                 place = [piece.start, piece.stop, 0, 0]
             table.extend([len(rows.documents), begin, begin + len(heading), len(rows.text), *place])
             words = WORDS_OF(f"{piece.heading}\n{piece.text}")
