@@ -31,7 +31,8 @@ hidden_dropout_prob attention_probs_dropout_prob classifier_dropout attn_pdrop e
 fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple reorder_and_upcast_attn use_xentropy
 summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_flash_attn
 """
-CODE = re.compile(r"(nomic-ai/nomic-bert-2048--)?(configuration|modeling)_hf_nomic_bert\.NomicBert\w+")  # of its first files
+# of its first files
+CODE = re.compile(r"(nomic-ai/nomic-bert-2048--)?(configuration|modeling)_hf_nomic_bert\.NomicBert\w+")
 EMBEDDINGS: Table = {
     "model.embed_tokens": "embeddings.word_embeddings",
     "token_types": "embeddings.token_type_embeddings",
