@@ -148,7 +148,7 @@ def related_words(path: Path = RELATED) -> dict[str, dict[str, float]]:
     }
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1 << 13)  # passages: those of the quickstart's documents
 def _read(
     heading: str, text: str, part: int
 ) -> tuple[frozenset[str], frozenset[str], str, Counter[str], list[tuple[int, int, frozenset[str]]], bool]:
