@@ -201,7 +201,8 @@ def works(row, folder):
     loss = model.nll(batch)
     loss.backward()
     learned = gradients(model)
-    assert [k for k, _ in model.named_parameters() if k not in learned or not learned[k].abs().sum() > 0] == []
+    still = [k for k, _ in model.named_parameters() if k not in learned or not learned[k].abs().sum() > 0]
+    assert [k for k in still if ".experts." not in k or k not in learned] == []  # one that no token chose has zeros
     assert all(value.isfinite().all() for value in learned.values())
     optimizer.step()
     assert model.nll(batch) < loss
