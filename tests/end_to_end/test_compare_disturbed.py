@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from llmanac.cli import main
+from llmanac.core.errors import LlmanacError
+from llmanac.core.lock import locked
+from llmanac.lab import report
 from llmanac.lab.trials.tokenizers import TokenizerTrial
 
 resource = pytest.importorskip("resource", reason="this system limits no files")
@@ -106,3 +109,22 @@ def test_two_processes_on_one_folder_measure_every_arm_once(words: list[str], mo
     for one in both:
         one.join()
     assert [one.exitcode for one in both] == [0, 0] and Path("log").read_text().splitlines() == [*ARMS]
+
+
+def test_two_questions_on_one_folder_write_their_pages_one_after_the_other(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second study that ends between the first one's files would move its numbers away without their page."""
+    write, tried = report.write_text, []
+
+    def probed(path: Path, text: str) -> Path:
+        with pytest.raises(LlmanacError, match="at work"), locked(path.parent / ".lock", busy="at work"):
+            pass
+        tried.append(path.name)
+        return write(path, text)
+
+    monkeypatch.setattr(report, "write_text", probed)
+    other = [*words[:3], "utf8,bpe{vocab_size=280}", *words[4:]]
+    assert ended(words, "a/study") == 0 and ended(other, "a/study") == 0
+    (numbers,), (page,) = Path("a/study").glob("study-*.json"), Path("a/study").glob("study-*.html")
+    assert numbers.stem == page.stem and sorted({*tried}) == ["study.html", "study.md"]

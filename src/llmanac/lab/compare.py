@@ -18,6 +18,7 @@ from typing import Any
 from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_toml
+from llmanac.core.lock import locked
 from llmanac.core.outputs import check_pages
 from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import resolved_file
@@ -219,8 +220,9 @@ def compare(
     decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
     room = {} if decides else {"budget": round_up(2 * question.budget)}
     found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
-    keep_other(place, found, report)
-    write_study(place, found)
+    with locked(place / ".lock"):  # another study with this folder may end at the same moment
+        keep_other(place, found, report)
+        write_study(place, found)
     return StudyResult(place, found)
 
 

@@ -107,6 +107,5 @@ def _with_answer(pair: Encoded, other: Encoded) -> Encoded:
     """The prompt of one row with the answer of another."""
     ids, mask = pair
     start = int(mask.argmax())
-    answer = other[0][int(other[1].argmax()) :]
-    joined = torch.cat([torch.from_numpy(ids[:start]), torch.from_numpy(answer)]).numpy()
+    joined = torch.cat([torch.from_numpy(ids[:start]), torch.from_numpy(other[0][int(other[1].argmax()) :])]).numpy()
     return joined, torch.arange(len(joined)).ge(start).numpy()

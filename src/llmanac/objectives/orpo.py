@@ -58,6 +58,5 @@ class ORPO(Preference):
 
 
 def _log_rest(log_p: Tensor) -> Tensor:
-    """log(1 - p), exact on both sides of p = 1/2."""
-    safe = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
-    return torch.where(safe > -0.6931471805599453, torch.log(-torch.expm1(safe)), torch.log1p(-safe.exp()))
+    """log(1 - p); also its gradient is finite where p rounds to 1."""
+    return torch.log(-torch.expm1(log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)))
