@@ -8,7 +8,7 @@ from __future__ import annotations
 from evidence._ladder import ARMS as EVERY
 from evidence._ladder import Scale, study
 
-ROWS: tuple[str, ...] = ()  # the top scale speaks for the rows
+ROWS: tuple[str, ...] = ("ffn/geglu",)  # of the others the top scale speaks
 CLAIM = "what each change of the base does to the loss, at four times the smallest scale"
 SEEDS, MARGIN, METRIC, PARTIAL = 5, 0.01, "bits per byte", True
 TOLERANCE = 1e-3  # float32 training

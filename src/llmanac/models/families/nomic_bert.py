@@ -9,6 +9,7 @@ from typing import Any
 
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.families._config import Config, Names, Table
+from llmanac.models.families._labels import Labels
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Data, Family, Key, Only
 from llmanac.models.families.bert import FFN, HEAD, MIXER, MaskedHeadNames
@@ -104,4 +105,5 @@ FAMILY = Family(
     ignored=("pooler.dense.weight", "pooler.dense.bias", "cls.predictions.decoder.bias"),
     prefix="nomic_bert.",
     biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    labels=Labels("classifier", "classifier", "nomic_bert.pooler.dense", "", "first", "tanh", "all"),
 )  # fmt: skip
