@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from _small_models import transformer
 
+from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
+from llmanac.core.spec import make_method
+from llmanac.recipes import merge, quantize, specialize
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TEXTS = [f"text number {n} " + " ".join(f"{n * k % 997} words" for k in range(60)) for n in range(3000)]
 
@@ -112,3 +118,36 @@ def test_folders_without_rights(inputs: Path, name: str, capsys: pytest.CaptureF
             main(commands(inputs, locked / "out")[name])
         assert found.value.code == 2
         assert "Permission denied" in sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["convert", "quantize", "merge"])
+def test_a_folder_that_another_command_wrote_meanwhile_is_kept(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both find the place free and the other one ends first: its files are not replaced."""
+    tokenizer = train_tokenizer("bpe", ["some words to learn " * 9], vocab_size=270)
+    model = transformer(vocab_size=270, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    change = make_method("adapter", {"name": "lora", "rank": 2}).build(seed=0).apply(model)
+    save_adapter(change, tmp_path / "adapter", base=str(tmp_path / "model"))
+    text, target = tmp_path / "text.txt", tmp_path / "target"
+    text.write_text("some words to learn " * 400)
+    words = {
+        "convert": ["convert", str(tmp_path / "model"), str(target)],
+        "quantize": ["quantize", str(tmp_path / "model"), "-m", "int8", "-o", str(target), "--text", str(text)],
+        "merge": ["merge", str(tmp_path / "adapter"), "-o", str(target)],
+    }[command]
+
+    def meanwhile(*given: Any) -> Any:
+        target.mkdir()
+        (target / "other").write_text("of the other command")
+        return load_tokenizer(*given)
+
+    used = {"convert": specialize, "quantize": quantize, "merge": merge}[command]
+    monkeypatch.setattr(used, "load_tokenizer", meanwhile)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["other"]
+    assert not list(tmp_path.glob(".tmp*"))

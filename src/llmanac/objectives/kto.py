@@ -105,7 +105,6 @@ class KTO(Preference):
 
 def _with_answer(pair: Encoded, other: Encoded) -> Encoded:
     """The prompt of one row with the answer of another."""
-    ids, mask = pair
-    start = int(mask.argmax())
+    ids, start = pair[0], int(pair[1].argmax())
     joined = torch.cat([torch.from_numpy(ids[:start]), torch.from_numpy(other[0][int(other[1].argmax()) :])]).numpy()
     return joined, torch.arange(len(joined)).ge(start).numpy()

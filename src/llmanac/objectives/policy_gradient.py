@@ -34,9 +34,8 @@ Shapes: (B, T) of each token's log-probability, advantage and mask.
 
 Papers: Williams 1992; Schulman et al. 2017, arXiv:1707.06347 (PPO); MiniMax 2025, arXiv:2506.13585 (CISPO); Zheng et
 al. 2025, arXiv:2507.18071 (GSPO); Schulman 2020, "Approximating KL divergence"; Yu et al. 2025, arXiv:2503.14476
-(tokens);
-Kool et al. 2019 (rloo); Shao et al. 2024, arXiv:2402.03300 (grpo); Liu et al. 2025, arXiv:2503.20783 (dr-grpo);
-Hao et al. 2025, arXiv:2505.23585 (optimal); Schulman et al. 2016, arXiv:1506.02438 (gae).
+(tokens); Kool et al. 2019 (rloo); Shao et al. 2024, arXiv:2402.03300 (grpo); Liu et al. 2025, arXiv:2503.20783
+(dr-grpo); Hao et al. 2025, arXiv:2505.23585 (optimal); Schulman et al. 2016, arXiv:1506.02438 (gae).
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         except Misfit:
             save_model(model, folder)
         tokenizer.save(folder)
+        check_new(target, "--output")  # again: another command may have written it meanwhile
     return report
 
 

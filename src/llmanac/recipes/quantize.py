@@ -143,6 +143,7 @@ def quantize(
         with atomic_folder(target) as folder:
             save_model(changed, folder)
             tokenizer.save(folder)
+            check_new(target, "--output")  # again: another command may have written it meanwhile
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
     speeds = alternating_rates([original, changed], prompt)
     return QuantizedFolder(method, _bytes(Path(place)), _bytes(target), bits, part, quality, speeds)

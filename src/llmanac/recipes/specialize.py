@@ -90,14 +90,14 @@ def convert(
             seen = None
             if calibration is not None:
                 length = min(LENGTH, model.max_length or LENGTH)
-                seen = importance(
-                    model, windows(calibration, tokenizer, length, CALIBRATION, "--calibration").batches()
-                )
+                texts = windows(calibration, tokenizer, length, CALIBRATION, "--calibration")
+                seen = importance(model, texts.batches())
             export_gguf(model, tokenizer, target, kind, seen)
             return model
         with atomic_folder(target) as folder:
             export_model(model, folder, family=family)
             tokenizer.save(folder)
+            check_new(target, "TARGET")  # again: another command may have written it meanwhile
     except CheckpointError as error:
         if not isinstance(model, Transformer) or model.spec.head is None or model.spec.head.name != "pointer":
             raise
