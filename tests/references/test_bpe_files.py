@@ -139,7 +139,11 @@ def test_flags_of_added_tokens(document, tmp_path, normalizer):
     texts = samples([token["content"] for token in FLAGGED] + ["<", "s\u0301", "\u3000"])
     if normalizer and normalizer["type"] == "NFC":  # where text composes, our offsets are those of whole stretches
         texts = [text for text in texts if "\u0301" not in text]
-        assert mine.encode("s\u0301") == peer.encode("s\u0301").ids == [one.id for one in mine.added.tokens if one.text == "ś"]
+        assert (
+            mine.encode("s\u0301")
+            == peer.encode("s\u0301").ids
+            == [one.id for one in mine.added.tokens if one.text == "ś"]
+        )
         assert mine.encode_with_offsets("xs\u0301y")[1] == [(0, 1), (1, 3), (3, 4)]
     agree(mine, peer, texts)
     assert mine.encode("<mask>") != mine.encode("<mask>", special=frozenset(["<mask>"]))
