@@ -103,7 +103,7 @@ def test_one_command_makes_the_table(data, capsys, monkeypatch, methods):
     status, out, err = call(capsys, *words)
     assert status == 0, err
     folder = data / "studies" / "classify"
-    assert {path.name for path in folder.iterdir()} == {"plan.json", "study.html", "study.json", "study.md"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "plan.json", "study.html", "study.json", "study.md"}
     made = json.loads((folder / "study.json").read_text())
     assert list(made["costs"]) == (["rules", "bow"] if methods else ["rules", "bow", "cbow", "deep-cbow"])
     assert [metric["name"] for metric in made["metrics"]] == ["accuracy_48", "accuracy_20", "accuracy_4"]
