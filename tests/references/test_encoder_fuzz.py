@@ -147,3 +147,11 @@ def test_nomic_berts_first_files_and_config(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**first, key: value}))
         with pytest.raises(CheckpointError, match=key):
             load_model(tmp_path)
+    for base, theta in ((10000, 1000.0), (None, 5e4)):  # a base of null is none
+        given = {"rotary_emb_base": base, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+        (tmp_path / "config.json").write_text(json.dumps(first | given))
+        if base is None:
+            assert load_model(tmp_path, device="cpu").spec.position.theta == theta
+        else:
+            with pytest.raises(CheckpointError, match="rotary_emb_base"):
+                load_model(tmp_path, device="cpu")

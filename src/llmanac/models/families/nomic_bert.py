@@ -58,10 +58,8 @@ class Theta(Rope):
         named = config.data.get("auto_map")
         if isinstance(named, dict) and all(isinstance(n, str) and CODE.fullmatch(n) for n in named.values()):
             config.get("auto_map")
-        theta = config.number("rotary_emb_base", float, self.theta)
-        super().read(config, data)
-        if "rotary_emb_base" in config.data:
-            data["position"]["theta"] = theta
+        Rope(theta=config.number("rotary_emb_base", float, self.theta)).read(config, data)
+        config.expect("rotary_emb_base", data["position"]["theta"])  # said twice, it must be the same
 
 
 FAMILY = Family(
