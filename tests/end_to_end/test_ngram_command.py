@@ -194,6 +194,11 @@ def test_serve_a_counted_model(folder: Path) -> None:
         assert len(drawn.choices) == 2 and len(drawn.choices[0].logprobs.tokens) >= 1
 
 
+def test_no_family_holds_it(folder: Path, tmp_path: Path, capsys) -> None:
+    assert "the model is ngram" in refused(capsys, "convert", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_bits_per_byte_is_the_sum_over_the_tokens(folder: Path, texts, tokenizer) -> None:
     model = load_model(folder)
     documents = texts[1].read_text().split(" .\n")[:20]

@@ -10,13 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _published import published
-from _small_models import randomise
+from _small_models import randomise, transformer
 from test_wordpiece import PROCESSORS, TEXTS, both
 from transformers import AutoModel, BertConfig, BertModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 import llmanac
+from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, SpecError
+from llmanac.core.spec import make_method
 from llmanac.evaluate.embed import BATCH_TOKENS, Embedder, nearest
 from llmanac.models.load import load_model
 from llmanac.retrieve.dense import Dense
@@ -78,8 +80,42 @@ def test_commands_that_write_name_the_command_for_an_encoder(words, folder, caps
 def test_an_encoder_is_written_in_no_other_layout(folder, tmp_path, capsys):
     for target in ("model.gguf", "model"):
         with pytest.raises(SystemExit, match="2"):
-            main(["convert", str(folder), str(tmp_path / target), *(["--to", "gguf"] if "." in target else [])])
+            main(["convert", str(folder), str(tmp_path / target), "--to", "gguf" if "." in target else "llama"])
         assert "encoder" in capsys.readouterr().err and not (tmp_path / target).exists()
+
+
+def test_a_converted_folder_pools_as_its_source(folder, tmp_path, capsys):
+    """In its own family's layout by default; without the settings its vectors would be means."""
+    says(folder, "cls_token", max_seq_length=20)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "stop "}}))
+    with pytest.raises(SystemExit, match="0"):
+        main(["convert", str(folder), str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "bert layout" in said and "Next: llmanac embed" in said and "generate" not in said
+    for prompt in ("query", "passage"):
+        found, wanted = (llmanac.embed(place, SENTENCES, prompt=prompt) for place in (tmp_path / "out", folder))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    assert np.abs(llmanac.embed(folder, SENTENCES, pooling="mean") - wanted).max() > 1e-3
+
+
+@pytest.mark.parametrize("command", ["quantize", "merge"])
+def test_a_decoder_pools_as_before_in_fewer_bits_and_with_an_adapter(command, tmp_path):
+    tokenizer, model = llmanac.train_tokenizer("utf8", []), transformer(vocab_size=300, dtype=torch.float32)
+    source, text = tmp_path / "model", tmp_path / "text.txt"
+    model.save_pretrained(source)
+    tokenizer.save(source)
+    says(source, "lasttoken")
+    text.write_text("some words to learn " * 400)
+    change = make_method("adapter", {"name": "lora", "rank": 2}).build(seed=0).apply(model)
+    save_adapter(change, tmp_path / "adapter", base=str(source))
+    given = {
+        "quantize": [str(source), "-m", "bf16", "--text", str(text)],
+        "merge": [str(tmp_path / "adapter")],
+    }
+    with pytest.raises(SystemExit, match="0"):
+        main([command, *given[command], "-o", str(tmp_path / "out")])
+    made = Embedder.load(tmp_path / "out", device="cpu")
+    assert (made.pooling, made.normalize) == ("last", True)
 
 
 @pytest.mark.parametrize(("mode", "pooling"), [("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")])

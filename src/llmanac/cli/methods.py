@@ -94,15 +94,16 @@ def convert_command(
     Args:
         target: Output folder, or a .gguf file; it must not exist.
         family (--to, --family): gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them
-            [llama].
+            [the source's own; llama where it has none].
         kind (--type): Weights of a .gguf file: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0 [f16].
         calibration: A file of text that a .gguf file weighs rounding errors on.
     """
     from llmanac.cli.quantize import stored
     from llmanac.cli.score import texts_of
+    from llmanac.core.types import capabilities
     from llmanac.recipes.specialize import convert
 
-    family = family or ("gguf" if target.suffix == ".gguf" else "llama")
+    family = family or ("gguf" if target.suffix == ".gguf" else None)
     for flag, value in (("--type", kind), ("--calibration", calibration)):
         if value is not None and family != "gguf":
             raise SpecError(f"{flag}: is for a .gguf file")
@@ -112,10 +113,14 @@ def convert_command(
         )
     texts = None if calibration is None else list(texts_of((), calibration, "text"))
     model = convert(source, target, family, kind or "f16", ignore or (), texts)
-    reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
+    family = family or model.family or "llama"
     form = f"{family} layout" if family != "gguf" else stored(target, kind or "f16")
     print(f"{target}: {form}, {model.parameter_count():,} parameters")
-    print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")
+    if capabilities(model).writes:
+        reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
+        print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")
+    else:
+        print(f"Next: llmanac embed {target} --text 'Once'   (or transformers.AutoModel.from_pretrained)")
     return {"path": target, "form": form, "parameters": model.parameter_count()}
 
 

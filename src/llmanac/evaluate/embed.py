@@ -300,6 +300,20 @@ def read_settings(folder: Path) -> Settings:
     return Settings(model, _pooling(pooling / "config.json"), "Normalize" in kinds, most, lower, prompts, prompt)
 
 
+def copy_settings(source: str | Path, target: Path) -> None:
+    """Copy the files of sentence-transformers, where a model's folder has them, to that of what was made of it.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+    """
+    folder = Path(source)
+    for path in (folder / MODULES, folder / LENGTH, folder / PROMPTS, *folder.glob("[0-9]_*/config.json")):
+        if path.is_file():
+            place = target / path.relative_to(folder)
+            place.parent.mkdir(exist_ok=True)
+            files.write_bytes(place, files.read_bytes(path, most=files.MOST_SETTINGS, error=CheckpointError))
+
+
 def _prompts(path: Path) -> tuple[dict[str, str], str]:
     """`(prompts by name, the default's name)` of a folder. Raises CheckpointError."""
     table = files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError) if path.is_file() else {}

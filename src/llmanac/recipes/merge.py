@@ -9,10 +9,11 @@ from llmanac.adapters.load import load_adapter
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
+from llmanac.evaluate.embed import copy_settings
 from llmanac.models.families import Misfit
 from llmanac.models.folder import CONFIG, read_table
 from llmanac.models.load import load_model
-from llmanac.models.locate import GGUF, base_of, find_adapter, locate
+from llmanac.models.locate import GGUF, base_of, find_adapter, locate, model_folder
 from llmanac.models.save import DTYPE_NAMES, export_model, save_model
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -61,6 +62,7 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         except Misfit:
             save_model(model, folder)
         tokenizer.save(folder)
+        copy_settings(model_folder(place), folder)
         check_new(target, "--output")  # again: another command may have written it meanwhile
     return report
 

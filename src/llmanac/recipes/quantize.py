@@ -19,10 +19,11 @@ from llmanac.core.shown import Shown
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel, evaluating
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
+from llmanac.evaluate.embed import copy_settings
 from llmanac.generate.engine import Engine
 from llmanac.models.gguf.write import TYPES, export_gguf
 from llmanac.models.load import load_model
-from llmanac.models.locate import GGUF, fetched
+from llmanac.models.locate import GGUF, fetched, model_folder
 from llmanac.models.save import save_model
 from llmanac.quant.gptq import importance
 from llmanac.tokenizers.load import load_tokenizer
@@ -143,6 +144,7 @@ def quantize(
         with atomic_folder(target) as folder:
             save_model(changed, folder)
             tokenizer.save(folder)
+            copy_settings(model_folder(place), folder)
             check_new(target, "--output")  # again: another command may have written it meanwhile
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
     speeds = alternating_rates([original, changed], prompt)

@@ -35,10 +35,11 @@ from llmanac.core.run_folder import NothingKept, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
 from llmanac.evaluate.divergence import SHORTEST, windows
+from llmanac.evaluate.embed import copy_settings
 from llmanac.models.gguf.write import TYPES, export_gguf
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.load import export_model, load_model
-from llmanac.models.locate import GGUF, locate
+from llmanac.models.locate import GGUF, locate, model_folder
 from llmanac.quant.gptq import importance
 from llmanac.recipes import specialist
 from llmanac.recipes.chat_rows import can_chat
@@ -63,7 +64,7 @@ from llmanac.train import TrainSpec
 def convert(
     source: str,
     target: Path,
-    family: str,
+    family: str | None,
     kind: str = "f16",
     ignore: Sequence[str] = (),
     calibration: Sequence[str] | None = None,
@@ -71,7 +72,8 @@ def convert(
     """Load `source` (a run's or model's folder, a .gguf file, or a hub model), write `target`; returns the model.
 
     Args:
-        family: of the folder to write, or gguf for a file, whose name ends in .gguf.
+        family: of the folder to write, None for that of the source (llama where it is llmanac's own), or gguf for a
+            file, whose name ends in .gguf.
         kind: of the file's weights: one of `models.gguf.write.TYPES`.
         calibration: texts; errors in a column weigh as much as what it is multiplied with there.
         ignore: keys of config.json; see `load_model`.
@@ -95,8 +97,9 @@ def convert(
             export_gguf(model, tokenizer, target, kind, seen)
             return model
         with atomic_folder(target) as folder:
-            export_model(model, folder, family=family)
+            export_model(model, folder, family=family or model.family or "llama")
             tokenizer.save(folder)
+            copy_settings(model_folder(place), folder)
             check_new(target, "TARGET")  # again: another command may have written it meanwhile
     except CheckpointError as error:
         if not isinstance(model, Transformer) or model.spec.head is None or model.spec.head.name != "pointer":

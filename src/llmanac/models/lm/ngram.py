@@ -72,9 +72,11 @@ class Ngram(nn.Module):
         trie: what was estimated.
         max_length: None; any length can be read.
         generation: what generation_config.json holds.
+        family: None; no family holds it.
     """
 
     capabilities = Capabilities(counted=True, counts_flops=True)
+    family: str | None = None
 
     def __init__(self, spec: Spec, vocab_size: int, trie: Trie | None = None) -> None:
         super().__init__()
