@@ -98,7 +98,8 @@ def values(replicates: Sequence[Any], path: Sequence[str | int] | float) -> list
     out: list[float] = []
     for replicate in replicates:
         found = at(replicate, path)
-        out += [float(one) for one in (found if isinstance(found, list) else [found])]
+        several = found if isinstance(found, list) else [found]
+        out += [math.nan if one is None else float(one) for one in several]  # a cell keeps no infinite number
     return out
 
 
@@ -190,8 +191,12 @@ def judge(part: dict[str, Any], study: ModuleType, cells: Sequence[dict[str, Any
         raise DataError(f"claims.toml: {name}: {part['says']!r}: KeyError: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"claims.toml: {name}: {part['says']!r}: {type(error).__name__}: {error}") from error
-    if not isinstance(found, Estimate) and not found:
-        return waits
+    if not isinstance(found, Estimate):
+        if not found:
+            return waits
+        if lost := sum(map(math.isnan, found)):
+            note = f"not finite in {lost} of {len(found)} replicates"
+            return Found(part["says"], "inconclusive", name, n=len(found), scale=part.get("scale", ""), note=note)
     verdict, note = decide(part, found, margin)
     if isinstance(found, Estimate):
         effect, spread, n = found.value, (found.low, found.high), found.n

@@ -251,9 +251,10 @@ def said(found: tuple[float, float, float]) -> str:
 
 
 def relative(seeds: Sequence[dict[str, Any]], name: str, offset: int) -> list[float]:
-    """The relative variance of a baseline at the start over that of none, in each seed."""
-    found = over(seeds, "fixed", "baselines", f"{name}+{offset}", "noise")
-    return [a / b for a, b in zip(found, over(seeds, "fixed", "baselines", "none+0", "noise"), strict=True)]
+    """The relative variance of a baseline at the start over that of none, in each seed where both are known."""
+    fixed = [one["fixed"]["baselines"] for one in seeds]
+    pairs = [(own[f"{name}+{offset}"]["noise"], own["none+0"]["noise"]) for own in fixed]
+    return [a / b for a, b in pairs if a is not None and b is not None]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
@@ -293,7 +294,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
              f"without a baseline: {FIXED} draws of {PROMPTS} prompts and {SAMPLES} answers, the same for every "
              "baseline. "
              "The moving average is the mean reward of other draws, the value model and the exact constant were fitted "
-             "to other draws."],
+             "to other draws. A seed whose squared norm is estimated as zero or less has no ratio and is left out; "
+             "the verdicts take no part that lacks one."],
             [table(["", "ratio", "with 1 added to every reward"], rows)],
         )
     )  # fmt: skip

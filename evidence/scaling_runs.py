@@ -88,7 +88,8 @@ def text_hash() -> str:
 def _fit_of(seed: int) -> list[list[float]]:
     for cell in _cells.read(_cells.PAGES / "scaling_runs")[0]:
         if cell["cell"] == f"fit.{seed}":
-            return _cells.unpacked(cell["values"])["runs"]  # type: ignore[no-any-return]
+            runs: list[list[float]] = _cells.unpacked(cell["values"])["runs"]
+            return runs
     raise DataError(f"scaling_runs: the cell `fit.{seed}` is not there yet; run make evidence-queue")
 
 
