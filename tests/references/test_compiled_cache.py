@@ -171,6 +171,20 @@ def test_a_read_only_folder_is_used(place):
     assert called() == (1, 0)
 
 
+def test_symbols_of_two_processes_are_not_the_same():
+    """numba counts functions from 1 in each process, and the count is in a symbol's name."""
+    code = "from llmanac.kernels import cache; from numba import njit; f = njit(lambda x: x); f(1);"
+    code += "print(next(iter(f.overloads.values())).fndesc.mangled_name)"
+    names = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
+    assert all("B" in name for name in names) and names[0] != names[1]
+
+
+def test_tuning_loads_no_sharding_and_no_compiler() -> None:
+    """72 MB and a second of every `llmanac tune`, for what ranks and compiled models alone need."""
+    heavy = "{'torch.distributed.fsdp', 'torch.distributed.tensor', 'torch._dynamo', 'sympy'}"
+    process(f"import sys\nimport llmanac.recipes.run, llmanac.recipes.tune\nassert not {heavy} & set(sys.modules)")
+
+
 def test_listing_methods_imports_neither_numba_nor_torch():
     process("import sys\nimport llmanac.cli.__main__\nassert not {'numba', 'torch'} & set(sys.modules)")
 

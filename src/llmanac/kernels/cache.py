@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import pickle
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ import numba
 from llvmlite import binding as llvm
 from numba import config
 from numba.core import caching
+from numba.core.bytecode import FunctionIdentity
 
 from llmanac import __version__
 from llmanac.core.files import cache_folder
@@ -37,6 +40,20 @@ except ImportError:  # Windows: each process compiles for itself
 VARIABLE = "LLMANAC_CACHE"
 WAIT = 60.0  # seconds for another process that compiles the same kernel
 DIGEST = 32  # bytes of SHA-256 before each part of a file
+
+
+def _count_from_anywhere() -> None:
+    """Have numba count this process's functions from a random number.
+
+    The count is all that tells apart the symbols of functions that differ in their closures alone, such as its sorts.
+    From 1 on, as it counts, code of two processes has the same names, and a third that loads both calls the wrong one.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
+
+
+_count_from_anywhere()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_count_from_anywhere)
 
 
 def folder() -> Path:
