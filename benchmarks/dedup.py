@@ -25,7 +25,7 @@ os.environ.update({"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_
 from _corpora import library
 from _harness import Benchmark, Result, find_peer, interleave
 
-from llmanac.data import near_duplicates
+from evidence import _near_duplicates as near_duplicates
 from llmanac.data.stages.minhash import Spec
 
 bench = Benchmark("dedup", "MinHash deduplication against datasketch and rensa, one thread.")

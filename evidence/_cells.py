@@ -118,6 +118,15 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
     return sorted(own, key=lambda c: order.get(c["cell"], len(order))), len(found) - len(own)
 
 
+def kept(name: str, cell: str) -> dict[str, Any]:
+    """The values of a study's cell that others are made of. Raises DataError where it is not there yet."""
+    for one in read(PAGES / name)[0]:
+        if one["cell"] == cell and one["fingerprint"] == [*fingerprints(PAGES / name)][-1]:
+            values: dict[str, Any] = unpacked(one["values"])
+            return values
+    raise DataError(f"{name}: the cell `{cell}` is not there yet; run make evidence-queue")
+
+
 def begun(study: ModuleType, folder: Path) -> bool:
     """Whether there is a cell to make the page of."""
     places = (folder, *(folder.parent / name for name in getattr(study, "OF", ())))

@@ -190,10 +190,7 @@ def sweep(name: str, scale: Scale, recipe: Any, prepared: PreparedArms) -> dict[
 
 def best(name: str, scale: str) -> float:
     """The best factor that a scale's sweep of an arm found. Raises DataError where the sweep is not there yet."""
-    for cell in _cells.read(_cells.PAGES / f"ladder_{scale}")[0]:
-        if cell["cell"] == f"sweep {name}.0":
-            return float(cell["values"]["best"])
-    raise DataError(f"ladder_{scale}: the cell `sweep {name}.0` is not there yet; run make evidence-queue")
+    return float(_cells.kept(f"ladder_{scale}", f"sweep {name}.0")["best"])
 
 
 def factor_of(name: str, scale: Scale) -> float:

@@ -47,7 +47,7 @@ def embedded(model: Any, ids: Tensor | None, targets: Tensor | None = None) -> B
 
 def fit(model: Any, draw: Callable[[np.random.Generator], Any], steps: int, *, lr: float, schedule: Any, seed: int,
         most: float = 1e9, objective: Any = None, every: int = 0, look: Callable[[int], Any] | None = None,
-        ) -> list[float]:  # fmt: skip
+        dtype: torch.dtype = torch.float32) -> list[float]:  # fmt: skip
     """Train in place with AdamW, without decay; returns the loss of every step, up to one that is above `most`.
 
     Models of one seed see the same rows. `objective` is `Answers` unless it is given; `look` is called with the number
@@ -59,7 +59,7 @@ def fit(model: Any, draw: Callable[[np.random.Generator], Any], steps: int, *, l
     scale, rng, losses = make_method("schedule", schedule).build(steps=steps), numpy_generator(seed, "rows"), []
     model.train()
     with tempfile.TemporaryDirectory() as folder:
-        step = Stepper(model, objective, optimizer, micro_batch=1 << 20, clip=1.0, dtype=torch.float32,
+        step = Stepper(model, objective, optimizer, micro_batch=1 << 20, clip=1.0, dtype=dtype,
                        folder=Path(folder))  # fmt: skip
         for number in range(steps):
             losses.append(step(list(zip(*draw(rng), strict=True)), scale(number), number).loss)

@@ -8,7 +8,8 @@ wrong ones being endings of other sentences. SmolLM2-135M-Instruct (4 bits) answ
 
 The claim says that each of the four is measured. That is not so: usefulness is not, since on every benchmark but our
 own too few of the twelve models beat chance for a rank correlation, and reproducibility over formats and batch sizes of
-models without a random part only, not over seeds or orders of examples. The weakest and the strongest model were chosen
+models without a random part only, not over seeds or orders of examples: both are measured on checkpoints of pretrained
+models ([ten checkpoints](../checkpoints/page.md)). The weakest and the strongest model were chosen
 on the items that their difference is of, so that it is too large.
 
 Limits. Counted models see at most three tokens of context: what they score above chance is the frequency of words and

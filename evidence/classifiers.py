@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from benchmarks._corpora import needed_data
 from evidence import _claim_pages, _classified
 from evidence import _claims as claims
+from evidence._intervals import newcombe_interval
 from evidence._verdicts import Estimate
 from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
@@ -26,7 +27,6 @@ from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.nn.embedding import one_hot
 from llmanac.lab.slices import sentiment_slices
 from llmanac.lab.trials.classifying import sample
-from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.classifying.use import build_classifier, make_classifier
 

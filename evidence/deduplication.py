@@ -48,9 +48,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks._corpora import library
+from evidence import _near_duplicates as near_duplicates
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
-from llmanac.data import near_duplicates
 from llmanac.data.deduplicate import deduplicate, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped

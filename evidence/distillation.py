@@ -109,6 +109,13 @@ def loss(model: Any, objective: Any, rows: Sequence[dict[str, str]]) -> float:
     return float(model.nll(batch)) / batch.units
 
 
+def tokenizer_of() -> Any:
+    """Of the words of the task."""
+    words = " ".join([*map(str, range(SYMBOLS)), *(f"w{i}" for i in range(FILLERS)), "= :"])
+    spec = {"name": "word", "pattern": "whitespace-split", "special_tokens": ("[UNK]", "<|end|>"), "eos": "<|end|>"}
+    return make_method("tokenizer", spec).train([words])
+
+
 def model_of(dim: int, layers: int, vocab_size: int, seed: int) -> Any:
     spec = {"name": "transformer", "dim": dim, "layers": layers, "max_length": 32}
     return make_method("lm", spec).build(vocab_size=vocab_size).initialise(seed)
@@ -148,20 +155,22 @@ def teacher_answers(teacher: Any, tokenizer: Any, rows: Sequence[Any], seed: int
     return [{**row, "completion": f" {row['completion']}"} for row in written], dict(counts)
 
 
-def measure(seed: int, size: str) -> dict[str, Any]:
-    """The teacher, and each level at both budgets."""
-    sizes, task = SIZES[size], Task(seed)
-    words = " ".join([*map(str, range(SYMBOLS)), *(f"w{i}" for i in range(FILLERS)), "= :"])
-    tokenizer = make_method(
-        "tokenizer",
-        {"name": "word", "pattern": "whitespace-split", "special_tokens": ("[UNK]", "<|end|>"), "eos": "<|end|>"},
-    ).train([words])
+def taught(seed: int, sizes: dict[str, int]) -> tuple[Any, Any, Any, list[list[dict[str, str]]]]:
+    """The tokenizer, the plain objective, a trained teacher; rows to train on, to choose the step by, and to test."""
+    task, tokenizer = Task(seed), tokenizer_of()
     plain = make_method("objective", "instruction").build(tokenizer=tokenizer)
     rng = numpy_generator(seed, "rows")
-    rows, validation, test = (task.rows(rng, sizes[name]) for name in ("rows", "validation", "test"))
+    rows = [task.rows(rng, sizes[name]) for name in ("rows", "validation", "test")]
     teacher = model_of(sizes["teacher"], 2, tokenizer.vocab_size, seed)
     many = task.rows(numpy_generator(seed, "teacher's rows"), sizes["batch"] * sizes["teacher_steps"])
     train(teacher, plain, many, sizes["teacher_steps"], seed, sizes)
+    return tokenizer, plain, teacher, rows
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """The teacher, and each level at both budgets."""
+    sizes = SIZES[size]
+    tokenizer, plain, teacher, (rows, validation, test) = taught(seed, sizes)
     found: dict[str, Any] = {
         "teacher": {"parameters": teacher.parameter_count(), "right": right(teacher, tokenizer, test),
                     "sampled": right(teacher, tokenizer, test, temperature=1.0, seed=seed),

@@ -5,8 +5,9 @@ rate at scale S, moved as far as the base's was. A verdict asks that the base is
 which it is in every seed.
 
 Seeds of one arm lie further apart than at S, and in two groups: the base has 1.45 to 1.52 in four seeds and 1.30 in
-one, ReLU about 1.22 in four and 1.54 in one. Learned positions have one group. Why was not looked into; ReLU's rate is
-half of the base's, as at S, and that may be the reason. An interval of five such values is a rough one.
+one, ReLU about 1.22 in four and 1.54 in one. Learned positions have one group. ReLU's rate is half of
+the base's, as at S; at that rate the base is no better ([control](../ladder_m_half/page.md)), so it is not the reason.
+An interval of five such values is a rough one.
 """
 
 from __future__ import annotations
@@ -23,4 +24,5 @@ ARMS = ("base", "relu", "learned", "layernorm", "post-norm", "none", "grouped-qu
 SWEEP = "factors 1/2, 1, 2 of the base's rate (1/3, 1, 3 of SGD's and Muon's), further ones while an edge is the best"
 SWEPT = ("base", *OPTIMIZERS)
 PIECES = ("count", *(f"sweep {name}" for name in SWEPT), *ARMS)
-cells, measure, text_hash, show = study(Scale("m", 128, 5, 4_000_000, 4096, 4e-3, ARMS, SWEPT, below="s"))
+SCALE = Scale("m", 128, 5, 4_000_000, 4096, 4e-3, ARMS, SWEPT, below="s")
+cells, measure, text_hash, show = study(SCALE)

@@ -24,6 +24,7 @@ from typing import Any
 
 from evidence import growing_text
 from evidence._facts import draw
+from evidence._intervals import newcombe_interval
 from evidence._pretrained import needed
 from evidence._synthetic import once
 from evidence._verdicts import Estimate
@@ -35,7 +36,6 @@ from llmanac.evaluate.needles import DEPTHS, MANY, grid
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.lab.complexity import one_thread
-from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("context/lost-in-the-middle",)

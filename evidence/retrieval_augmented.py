@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._corpora import needed_data
+from evidence._intervals import newcombe_interval
 from evidence._pretrained import smollm2, unpacked_minilm
 from evidence._synthetic import once
 from evidence._verdicts import Estimate
@@ -46,7 +47,6 @@ from llmanac.generate.load import load_engine
 from llmanac.lab.complexity import one_thread
 from llmanac.metrics.answers._short import f1
 from llmanac.metrics.statistics.auc import area
-from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.retrieve import Hit, bm25, hybrid
 from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.dense import Dense, Spec
