@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import test_parallel
 import torch
 from test_parallel import CPU, built, check, packed_of, rows_of, spec_of
 from test_parallel_adapters import adapted, masked
+from test_parallel_preferences import another, pairs
+from test_parallel_preferences import made as preference
 
 from llmanac.core.spec import make_method
 from llmanac.objectives.autoregressive import Autoregressive
@@ -30,6 +33,14 @@ RANK = int(os.environ["RANK"])
 HEADERS = 66  # Ethernet 14, IP 20, TCP 32
 WIDTH, DEPTH, LONG, MEASURED = 256, 4, 128, 7
 MIXED = {"data": 2, "tensor": 2, "pipeline": 2}
+
+
+def preferences() -> dict[str, Any]:
+    """All weights against a reference that is divided too."""
+    objective = partial(preference, "dpo", another)
+    return {"model": lambda dtype: built(dtype, layers=2), "rows": pairs, "objective": objective}
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data": ({"data": 2}, {}),
     "replicated": ({"data": 2, "weights": "replicated"}, {}),
@@ -38,6 +49,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "context": ({"context": 2}, {"rows": lambda step: packed_of(step) if step else rows_of(step)}),
     "lora": ({"data": 2}, {"model": lambda dtype: adapted(dtype, layers=2), "rows": masked}),
     "lora-tensor": ({"tensor": 2}, {"model": lambda dtype: adapted(dtype, layers=2), "rows": masked}),
+    "dpo": ({"data": 2}, preferences()),
+    "dpo-tensor": ({"tensor": 2}, preferences()),
     "mixed": (MIXED, {}),
     "mixed-lora": (MIXED, {"model": lambda dtype: adapted(dtype, layers=2), "rows": masked}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -12,8 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from _builds import small_recipe, text
+from _machine_kills import faults, kills, partitions
 from _machines import Machine, machines, said_by, until
+from _small_models import randomise
 
+from llmanac.core.spec import make_method
+from llmanac.generate.engine import Engine
+from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.metrics import read_metrics
 
@@ -33,7 +39,7 @@ def ranks(*arguments: str) -> tuple[str, ...]:
 
 
 PATHS = os.pathsep.join([str(TESTS), str(TESTS / "references"), os.environ.get("PYTHONPATH", "")])
-PAIRS = ("data", "replicated", "tensor", "pipeline", "context", "lora", "lora-tensor")
+PAIRS = ("data", "replicated", "tensor", "pipeline", "context", "lora", "lora-tensor", "dpo", "dpo-tensor")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,53 @@ def test_a_machine_that_joins_takes_the_place_of_a_dead_one(tmp_path, plain):
         assert not agents[0].returncode and not agents[2].returncode, "\n".join(texts)
         assert "rank 1 (node1) stopped or hangs" in texts[0] and texts[0].count("resuming") == 1, texts[0]
         assert_undisturbed(folder, plain)
+
+
+ASK = """
+import httpx, sys, time
+for _ in range(600):
+    try:
+        body = dict(model="m", prompt="abc", max_tokens=12, temperature=0)
+        answer = httpx.post("http://node0:8000/v1/completions", json=body)
+        if answer.status_code != 503:  # loading
+            break
+    except httpx.TransportError:
+        pass
+    time.sleep(0.2)
+print(answer.text)
+"""
+
+
+@pytest.mark.parametrize("mesh", ["--tensor", "--pipeline"])
+def test_a_model_is_served_by_two_machines(tmp_path, mesh):
+    """Each has the model's files; the answer that a machine gets is that of one process. A machine that is lost is
+    named."""
+    tokenizer = train_tokenizer("bpe", ["abc abd abe " * 50], vocab_size=280, special_tokens=["<|endoftext|>"])
+    model = make_method("lm", {"name": "transformer", "dim": 32, "layers": 2, "max_length": 64}).build(vocab_size=280)
+    randomise(model)
+    (expected,) = Engine(model, tokenizer).generate(["abc"], max_new_tokens=12)
+    with machines(2, tmp_path) as made:
+        for machine in made.each:
+            model.save_pretrained(machine.folder / "m")
+            tokenizer.save(machine.folder / "m")
+        served = ("-m", "llmanac", "serve", "m", mesh, "2", "--host", "0.0.0.0")
+        started = torchrun(made.each, *served)
+        (text,) = said_by(made.each[1].python("-c", ASK), seconds=200)
+        assert "choices" in text, text
+        assert json.loads(text)["choices"][0]["text"] == expected.text, text
+        made.each[1].kill()
+        (text,) = said_by(made.each[0].python("-c", ASK), seconds=100)
+        assert re.search(r"rank 1 \(node1\) stopped or hangs in a forward pass", text), text
+        made.close()
+        said_by(*started, seconds=20)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(kills, 2), (partitions, 1)], ids=["kills", "partitions"])
+def test_faults_again_and_again_are_named_and_change_no_bit(tmp_path, kind, count):
+    """A few of what `_machine_kills.py` does for its record."""
+    *found, run = faults(tmp_path / "0", count, kind, 5)
+    assert [fault["good"] for fault in found] == [True] * count, found
+    assert run["equal bit for bit"]
 
 
 def test_a_slow_machine_is_named(tmp_path):

@@ -24,7 +24,10 @@ RANK = 3  # odd: two ranks have other rows of A
 
 def adapted(dtype, adapter="lora", targets=("all-linear",), **choices):
     """A model with an adapter whose values are random: where B is 0, A has no gradient."""
-    model = built(dtype, **choices)
+    return randomised(built(dtype, **choices), adapter, targets)
+
+
+def randomised(model, adapter="lora", targets=("all-linear",)):
     transform = make_method("adapter", {"name": adapter, "rank": RANK, "targets": list(targets)}).build().apply(model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -154,7 +157,7 @@ def test_a_resumed_training_drops_what_an_uninterrupted_one_does(tmp_path, mesh)
          "parallel.tensor: an adapter of the head"),
         ({"pipeline": 2}, lambda: adapted(torch.float64, targets=("layers.0.*",)),
          "parallel.pipeline: nothing is trained in layers 2 to 3, which are stage 1"),
-        ({"data": 2}, lambda: quantized(), r"parallel: quantized weights .*\(model.layers.0"),
+        ({"tensor": 2}, lambda: quantized(), r"parallel.tensor: quantized weights .*\(model.layers.0"),
         ({"data": 2}, lambda: with_adapter({"name": "prompt", "tokens": 2, "start": "normal"}),
          "parallel: adapters before the text, such as prompt"),
         ({"tensor": 2}, lambda: with_adapter({"name": "lora", "dropout": 0.1}), "parallel.tensor: .*adapter.dropout=0"),
@@ -172,8 +175,30 @@ def with_adapter(fields):
     return model
 
 
-def quantized():
-    model = built()
-    made: QuantizerSpec = make_method("quantizer", "nf4")
+def quantized(dtype=torch.float64, quantizer="nf4", *, embedding=False, **choices):
+    """Packed frozen weights below an adapter."""
+    model = built(dtype, **choices)
+    fields = {"name": quantizer, **({"targets": ("all-linear", "embed_tokens")} if embedding else {})}
+    made: QuantizerSpec = make_method("quantizer", fields)
     made.build().apply(model)
-    return model
+    return randomised(model)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2},
+        pytest.param({"data": 2, "weights": "replicated"}, marks=pytest.mark.slow),
+        pytest.param({"pipeline": 2}, marks=pytest.mark.slow),
+        pytest.param({"context": 2}, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("quantizer", ["nf4", *(pytest.param(n, marks=pytest.mark.slow) for n in ("int8", "binary"))])
+def test_an_adapter_of_packed_weights_equals_one_process(mesh, quantizer):
+    """Each rank has all packed matrices, and its part of the others."""
+    check(mesh, model=lambda dtype: quantized(dtype, quantizer, layers=2), rows=masked, within=1e-6)
+
+
+@pytest.mark.slow
+def test_a_packed_matrix_that_is_embedding_and_head():
+    check({"data": 2}, model=lambda dtype: quantized(dtype, embedding=True, layers=2), rows=masked, within=1e-6)

@@ -20,7 +20,7 @@ def _group() -> None:
 @parallel_app.command("plan")
 def plan_command(
     model: Path, devices: int = 8, memory: str = "80GB", bandwidth: str = "50GB", rate: str = "400T", rows: int = 256,
-    length: int = 2048, micro_batch: int | None = None,
+    length: int = 2048, micro_batch: int | None = None, within: str = "450GB", adapter: int = 0,
 ) -> Any:  # fmt: skip
     """Memory, bytes sent, waiting and time of a step for each mesh, by formulas; the fastest first.
 
@@ -28,11 +28,13 @@ def plan_command(
         model: A model's folder, or a config.json.
         devices (from 1): How many there are.
         memory: Bytes of a device.
-        bandwidth: Bytes a second that a device sends.
-        rate: FLOP/s that a device reaches.
+        bandwidth: Bytes a second that a device sends to other machines.
+        rate: FLOP/s that a device reaches, about half of its datasheet's.
         rows (from 1): Rows of a step, over all devices.
         length (from 1): Tokens of a row.
         micro_batch (from 1): Most rows that a device computes at a time; as `run` chooses.
+        within: Bytes a second that a device sends to others of its machine, of 8.
+        adapter (from 0): Rank of a LoRA adapter; 0 trains all weights.
     """
     from llmanac.cli.tables import print_table
     from llmanac.parallel.plan import estimates, per_node, read_model
@@ -42,24 +44,27 @@ def plan_command(
     found = estimates(
         built, devices, memory=number(memory, "--memory"), bandwidth=number(bandwidth, "--bandwidth"),
         rate=number(rate, "--rate"), rows=rows, length=length,
-        micro_batch=micro_batch or default_micro_batch(rows, length),
+        micro_batch=micro_batch or default_micro_batch(rows, length), within=number(within, "--within"),
+        adapter=adapter,
     )  # fmt: skip
     lines = [
         (
-            f"{e.spec.data}x{e.spec.tensor}x{e.spec.pipeline}", e.spec.schedule if e.spec.pipeline > 1 else "",
-            str(e.micro_batch), *(f"{part / 1e9:.1f}" for part in (e.states, e.gathered, e.activations, e.sent)),
-            f"{e.bubble:.1%}", f"{e.seconds:.3g}",
+            "x".join(str(n) for n in (e.spec.data, e.spec.context, e.spec.tensor, e.spec.pipeline)),
+            e.spec.schedule if e.spec.pipeline > 1 else "", str(e.micro_batch),
+            *(f"{part / 1e9:.1f}" for part in (e.states + e.gathered, e.activations, e.sent)),
+            f"{e.use:.0%}", f"{e.bubble:.1%}", f"{e.seconds:.3g}",
         )
         for e in found[:SHOWN]
     ]  # fmt: skip
     count = f"{built.parameter_count() / 1e9:.3g} B parameters"
     title = f"estimates for {count} on {devices} devices; a step has {rows * length:,} tokens"
-    title += f"\n{len(found)} meshes (data x tensor x pipeline) fit, the fastest first"
-    title += "\nrows: of a micro-batch; states, gathered, activations and sent in GB of a device"
-    heads = ["mesh", "schedule", "rows", "states", "gath.", "act.", "sent", "waits", "s/step"]
+    title += f"\n{len(found)} meshes (data x context x tensor x pipeline) fit, the fastest first"
+    title += "\nrows: of a micro-batch; held (states and gathered), activations, sent: GB of a device; use: of --rate"
+    heads = ["mesh", "schedule", "rows", "held", "act.", "sent", "use", "waits", "s/step"]
     print_table(title, heads, lines, left=(0, 1), least=110)
     best = found[0].spec
     mesh = f"-s parallel.data={best.data} -s parallel.tensor={best.tensor} -s parallel.pipeline={best.pipeline}"
+    mesh += f" -s parallel.context={best.context}" if best.context > 1 else ""
     mesh += f" -s parallel.schedule={best.schedule}" if best.pipeline > 1 else ""
     mesh += (
         f" -s train.length={length} -s train.batch_tokens={rows * length} -s train.micro_batch={found[0].micro_batch}"

@@ -123,7 +123,7 @@ class Mesh:
         try:
             found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
         except (RuntimeError, dist.DistError) as error:
-            raise TrainingError(f"parallel: rank 0 stopped while rank {self.rank} waited for a command") from error
+            raise TrainingError(f"parallel: {self._named([0])} stopped while it was waited for") from error
         self.commands += 1
         return found
 
@@ -324,57 +324,51 @@ def _is_of_ranks(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(mark in text for mark in marks)
 
 
-# a step's rows: every field of a Batch that training reads is a tensor of integers
-
-FIELDS = ("ids", "targets", "segments", "positions", "lengths", "prefix", "token_types", "within")
+# a step's rows: every field of a batch that training reads is a tensor of numbers
 
 
-def describe(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def describe(batches: Sequence[Batch], kind: type[Batch] = Batch) -> list[dict[str, Any]]:
     """What `unpack` needs to make the batches again from `pack`'s numbers.
 
     Raises:
-        SpecError: a batch with more than tokens (embeddings, a source sequence).
+        SpecError: a batch that is neither a plain one nor a `kind`, or with embeddings or a source sequence.
     """
-    out = []
     for batch in batches:
-        if type(batch) is not Batch or batch.ids is None or batch.source is not None:
+        if type(batch) not in (Batch, kind) or batch.ids is None or batch.source is not None:
             raise SpecError(
                 f"parallel: only batches of token ids alone are divided over processes, and no {type(batch).__name__}; "
                 "leave --processes and parallel out"
             )
-        shapes = {n: (list(v.shape), str(v.dtype)) for n in FIELDS if (v := getattr(batch, n)) is not None}
-        out.append({"fields": shapes, "mask": batch.mask})
-    return out
+    return [
+        {"fields": {n: (list(v.shape), str(v.dtype)) for n, v in _numbers(b)}, "mask": b.mask, "more": type(b) is kind}
+        for b in batches
+    ]
+
+
+def _numbers(batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, value) for name, value in vars(batch).items() if isinstance(value, torch.Tensor))
 
 
 def pack(batches: Sequence[Batch], device: torch.device) -> torch.Tensor:
-    """All numbers of the batches, one after the other: (N,) int64."""
-    values = [v.flatten().long() for b in batches for n in FIELDS if (v := getattr(b, n)) is not None]
-    return torch.cat(values).to(device)
+    """All numbers of the batches, one after the other: (N,) int64; of floating-point ones the bits in float64."""
+    values = [v.flatten() for batch in batches for _, v in _numbers(batch)]
+    return torch.cat([v.double().view(torch.long) if v.is_floating_point() else v.long() for v in values]).to(device)
 
 
-def unpack(described: Sequence[dict[str, Any]], numbers: torch.Tensor) -> list[Batch]:
+def unpack(described: Sequence[dict[str, Any]], numbers: torch.Tensor, kind: type[Batch] = Batch) -> list[Batch]:
     """The batches that `describe` and `pack` were given."""
     out, start = [], 0
     for one in described:
         tensors: dict[str, Any] = {}
-        for name, (shape, dtype) in one["fields"].items():
-            count = 1
-            for side in shape:
-                count *= side
+        for name, (shape, named) in one["fields"].items():
+            dtype, count = getattr(torch, named.removeprefix("torch.")), math.prod(shape)
             values = numbers[start : start + count].view(shape)
-            tensors[name], start = values.to(getattr(torch, dtype.removeprefix("torch."))), start + count
-        out.append(Batch(**tensors, mask=one["mask"]))
+            tensors[name] = values.view(torch.float64).to(dtype) if dtype.is_floating_point else values.to(dtype)
+            start += count
+        out.append((kind if one["more"] else Batch)(**tensors, mask=one["mask"]))
     return out
 
 
 def size_of(described: Sequence[dict[str, Any]]) -> int:
     """How many numbers `pack` gives."""
-    total = 0
-    for one in described:
-        for shape, _ in one["fields"].values():
-            count = 1
-            for side in shape:
-                count *= side
-            total += count
-    return total
+    return sum(math.prod(shape) for one in described for shape, _ in one["fields"].values())

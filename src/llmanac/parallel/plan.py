@@ -16,8 +16,13 @@ Memory of the device that needs most, with N parameters of its part and d data r
                   A tied matrix' gradient from the head waits for that from the embedding. Sums of DTensors are new
                   tensors next to both terms.
 
-The time of a step is computing / (1 - bubble) + sent / bandwidth: nothing is sent while something is computed, so it is
-an upper estimate of the second term. `rate` is what a device reaches, not what its maker says.
+With an adapter weights alone are held of what is frozen (4 bytes), its numbers have all 16, and no others gradients.
+Context ranks keep activations of their tokens, and the keys and values of all for one layer.
+
+The time of a step is (computing + sent by tensor and context) / (1 - bubble) + sent by the pipeline + what is left of
+sending weights and gradients, which go while layers are computed. `rate` is what a device reaches, about half of what
+its maker says (`REACHED`). Ranks fill machines of NODE devices, tensor first, then context, data and pipeline; the
+ranks that an axis has on one machine share that machine's way out.
 """
 
 import math
@@ -33,8 +38,10 @@ from llmanac.core.files import read_table
 from llmanac.kernels.nn.cross_entropy import chunk_rows
 from llmanac.models.families import family
 from llmanac.models.layers import Linear
-from llmanac.parallel import ParallelSpec, Schedule, pipeline, tensor, traffic
+from llmanac.parallel import ParallelSpec, Schedule, context, pipeline, tensor, traffic
 
+REACHED = 0.5  # of a device's published FLOP/s of dense bfloat16 products
+WITHIN = 450e9  # bytes a second of a device to others of its machine
 STATES = 16.0  # bytes of a parameter: weight, gradient, two moments, float32
 NODE = 8  # tensor ranks stay within a machine
 MOST = 65_536
@@ -42,7 +49,10 @@ MOST = 65_536
 
 @dataclass(frozen=True)
 class PlanEstimate:
-    """One mesh: bytes of a device, bytes that it sends in a step, the share it waits, seconds, rows at a time."""
+    """One mesh: bytes of a device, bytes that it sends in a step, the share it waits, seconds, rows at a time.
+
+    `use` is the share of the step in which FLOPs that count are computed at the stated rate.
+    """
 
     spec: ParallelSpec
     states: float
@@ -52,6 +62,7 @@ class PlanEstimate:
     bubble: float
     seconds: float
     micro_batch: int
+    use: float
 
     @property
     def memory(self) -> float:
@@ -75,12 +86,14 @@ def read_model(path: Path) -> Any:
 
 def estimates(
     model: Any, devices: int, *, memory: float, bandwidth: float, rate: float, rows: int, length: int,
-    micro_batch: int, bytes_: int = 2,
+    micro_batch: int, bytes_: int = 2, within: float | None = None, adapter: int = 0,
 ) -> list[PlanEstimate]:  # fmt: skip
     """Every mesh of `devices` that holds the model in `memory` bytes a device, the fastest first.
 
     Args:
-        bandwidth: bytes a second that a device sends; rate: FLOP/s that it computes.
+        bandwidth: bytes a second that a device sends to other machines; within: to others of its own, by default the
+            same. rate: FLOP/s that it computes.
+        adapter: the rank of LoRA on every matrix of the layers; 0 trains all weights.
         rows, length: of a step, over all devices; bytes_: of an activation.
         micro_batch: most rows that a device computes at a time, as a training is given it.
 
@@ -89,8 +102,10 @@ def estimates(
     """
     if not 1 <= devices <= MOST:
         raise SpecError(f"--devices: {devices} is not 1 to {MOST}")
-    meshes = _meshes(model, devices, rows)
-    every = [estimate(model, spec, bandwidth, rate, rows, length, bytes_, micro_batch) for spec in meshes]
+    every = [
+        estimate(model, spec, bandwidth, rate, rows, length, bytes_, micro_batch, within=within, adapter=adapter)
+        for spec in _meshes(model, devices, rows, length)
+    ]
     if not every:
         raise SpecError(f"--devices: no mesh of {devices} divides {rows} rows and this model; give other --rows")
     fit = [one for one in every if one.memory <= memory]
@@ -108,26 +123,34 @@ def per_node(spec: ParallelSpec) -> int:
     return max(n for n in range(1, NODE + 1) if not spec.ranks % n and not n % spec.tensor)
 
 
-def _meshes(model: Any, devices: int, rows: int) -> Iterator[ParallelSpec]:
-    for tensor_ranks in (n for n in range(1, min(NODE, devices) + 1) if not devices % n):
-        for stages in (n for n in range(1, devices // tensor_ranks + 1) if not devices // tensor_ranks % n):
-            data = devices // tensor_ranks // stages
-            for schedule in get_args(Schedule) if stages > 1 else ("1f1b",):
-                spec = ParallelSpec(data=data, tensor=tensor_ranks, pipeline=stages, schedule=schedule)
-                try:
-                    spec.micro_batch(rows, 1)
-                    tensor.check(model, tensor_ranks) if tensor_ranks > 1 else None
-                    pipeline.check(model, spec) if stages > 1 else None
-                except SpecError:
-                    continue
-                yield spec
+def _meshes(model: Any, devices: int, rows: int, length: int) -> Iterator[ParallelSpec]:
+    def divisors(number: int) -> list[int]:
+        return [n for n in range(1, number + 1) if not number % n]
+
+    for tensor_ranks in (n for n in divisors(devices) if n <= NODE):
+        for stages in divisors(devices // tensor_ranks):
+            # stages take rows of all tokens; a row is cut into two chunks for each context rank
+            rest = devices // tensor_ranks // stages
+            for parts in [n for n in divisors(rest) if n == 1 or (stages == 1 and not length % (2 * n))]:
+                for schedule in get_args(Schedule) if stages > 1 else ("1f1b",):
+                    spec = ParallelSpec(
+                        data=rest // parts, context=parts, tensor=tensor_ranks, pipeline=stages, schedule=schedule
+                    )
+                    try:
+                        spec.micro_batch(rows, 1)
+                        context.check(model) if parts > 1 else None
+                        tensor.check(model, tensor_ranks) if tensor_ranks > 1 else None
+                        pipeline.check(model, spec) if stages > 1 else None
+                    except SpecError:
+                        continue
+                    yield spec
 
 
 def estimate(
     model: Any, spec: ParallelSpec, bandwidth: float, rate: float, rows: int, length: int, bytes_: int,
-    micro_batch: int,
+    micro_batch: int, *, within: float | None = None, adapter: int = 0, weights: float = 4.0,
 ) -> PlanEstimate:  # fmt: skip
-    """What one mesh costs, with the micro-batches of a training; context parallelism is not planned."""
+    """What one mesh costs, with the micro-batches of a training; `weights`: bytes of a number of them that is sent."""
     layers = [dict(layer.named_parameters()) for layer in model.model.layers]
     sizes = [float(sum(p.numel() for p in own.values())) for own in layers]
     rest = float(model.parameter_count()) - sum(sizes)
@@ -135,20 +158,45 @@ def estimate(
     times, tokens = math.ceil(rows // spec.data / micro), micro * length
     width, split = model.spec.dim, spec.tensor
     parts = pipeline.cut_model(model, spec.stages, length) if spec.pipeline > 1 else [range(len(layers))]
-    ranks = [RankMemory(model, spec, rank, parts) for rank in range(spec.pipeline)]
+    ranks = [RankMemory(model, spec, rank, parts, adapter) for rank in range(spec.pipeline)]
     found = [(part.states(), part.gathered(times), part.activations(times, tokens, bytes_)) for part in ranks]
     states, gathered, activations = max(found, key=sum)
     depth, largest = max(len(part.layers) for part in ranks), max(sum(sizes[i] for i in part.layers) for part in ranks)
-    sent = bytes_ * (pipeline_numbers(spec, tokens, width, times) if spec.pipeline > 1 else 0.0)
-    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and model.spec.tied:
-        sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
-    if split > 1:
-        sent += bytes_ * traffic.tensor_numbers(spec, depth, tokens, width, times, 0)
-    if spec.data > 1:
-        sent += 4 * traffic.data_numbers(spec, largest / split, rest / split, times)
+    stages = bytes_ * (pipeline_numbers(spec, tokens, width, times) if spec.pipeline > 1 else 0.0)
+    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and model.spec.tied and not adapter:
+        stages += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
+    inner = bytes_ * (traffic.tensor_numbers(spec, depth, tokens, width, times, 0) if split > 1 else 0.0)
+    rows_of = bytes_ * (traffic.context_numbers(spec, depth, tokens, _keys(model) // split, times))
+    data = 0.0
+    if spec.replicas > 1:
+        numbers = traffic.data_numbers(spec, largest / split, rest / split, times)
+        if adapter:  # the gradients of what is frozen are not there
+            left = max(part.numbers(shared=False) - part.trained() for part in ranks)
+            numbers -= (spec.replicas - 1) / spec.replicas * left * (2 if spec.weights == "replicated" else 1)
+        data = weights * numbers
     bubble = pipeline.formula(spec.schedule, spec.pipeline, times) if spec.pipeline > 1 else 0.0
-    seconds = model.flops_per_token(length) * rows * length / spec.ranks / rate / (1 - bubble) + sent / bandwidth
-    return PlanEstimate(spec, states, gathered, activations, sent, bubble, seconds, micro)
+    flops = model.flops_per_token(length) * (2 / 3 if adapter else 1) * rows * length  # no gradients of frozen weights
+    computing = flops / spec.ranks / rate
+    within = within or bandwidth
+    slower = inner / within + rows_of / _way(spec.tensor, spec.context, spec, bandwidth, within)
+    hidden = data / _way(spec.tensor, spec.replicas, spec, bandwidth, within)
+    seconds = (computing + slower) / (1 - bubble) + max(0.0, hidden - computing)
+    seconds += stages / (within if spec.ranks <= NODE else bandwidth)
+    sent = stages + inner + rows_of + data
+    return PlanEstimate(spec, states, gathered, activations, sent, bubble, seconds, micro, computing / seconds)
+
+
+def _way(before: int, ranks: int, spec: ParallelSpec, bandwidth: float, within: float) -> float:
+    """Bytes a second of a ring over the ranks of an axis, whose neighbours are `before` ranks apart."""
+    together = min(ranks, max(1, NODE // before))
+    return within if spec.ranks <= NODE or ranks <= together else min(within, bandwidth * together)
+
+
+def _keys(model: Any) -> int:
+    """Numbers of keys and values of a token in a layer."""
+    maps = {name.rpartition(".")[2]: part.out_features for name, part in model.model.layers[0].named_modules()
+            if isinstance(part, Linear)}  # fmt: skip
+    return maps.get("k_proj", model.spec.dim) + maps.get("v_proj", model.spec.dim)
 
 
 class RankMemory:
@@ -158,8 +206,8 @@ class RankMemory:
         layers: the numbers of its layers; first, last: whether it has the embedding, and the head.
     """
 
-    def __init__(self, model: Any, spec: ParallelSpec, rank: int, parts: Sequence[range]) -> None:
-        self.model, self.spec, self.rank = model, spec, rank
+    def __init__(self, model: Any, spec: ParallelSpec, rank: int, parts: Sequence[range], adapter: int = 0) -> None:
+        self.model, self.spec, self.rank, self.adapter = model, spec, rank, adapter
         stages = pipeline.stages_of(spec.schedule, rank, spec.pipeline) if spec.pipeline > 1 else [0]
         self.count = len(stages)
         self.layers = [i for stage in stages for i in parts[stage]]
@@ -196,17 +244,27 @@ class RankMemory:
             total += inner * (math.ceil(rows / self.spec.replicas) if shared else rows)
         return total
 
+    def trained(self) -> float:
+        """Parameters of one device that have gradients, before they are divided over data ranks."""
+        if not self.adapter:
+            return self.numbers(shared=False)
+        maps = (part for i in self.layers for part in self.model.model.layers[i].modules() if isinstance(part, Linear))
+        return sum(self.adapter * (part.in_features + part.out_features) for part in maps) / self.spec.tensor
+
     def states(self) -> float:
-        return STATES * self.numbers(shared=self.spec.weights == "sharded")
+        held = self.numbers(shared=self.spec.weights == "sharded")
+        if not self.adapter:
+            return STATES * held
+        return 4.0 * held + STATES * self.trained() / (self.spec.replicas if self.spec.weights == "sharded" else 1)
 
     def gathered(self, times: int) -> float:
         """Bytes of weights and gradients that are held for a while, besides the states."""
         every = self.numbers(shared=False)
-        if self.spec.data == 1:
+        if self.spec.replicas == 1:
             return 0.0
         if self.spec.weights == "replicated":
-            return 4.0 * every
-        gradients = 4.0 * (every - self.numbers(shared=True)) * (times > 1)
+            return 4.0 * self.trained()
+        gradients = 4.0 * (self.trained() if self.adapter else every - self.numbers(shared=True)) * (times > 1)
         if self.spec.pipeline > 1:
             return 4.0 * every + gradients
         layers = [sum(p.numel() for p in self.model.model.layers[i].parameters()) for i in self.layers]
@@ -221,11 +279,13 @@ class RankMemory:
         return min(most[self.spec.schedule], self.count * times)
 
     def activations(self, times: int, tokens: int, bytes_: int) -> float:
-        """Bytes besides states and what is gathered, with micro-batches of `tokens`.
+        """Bytes besides states and what is gathered, with micro-batches of `tokens` on all ranks of `context`.
 
         Where they are most: at the head, in a layer, at the embedding.
         """
-        split, places = self.spec.tensor, len(self.layers) / self.count * tokens  # of one pass
+        split, keys = self.spec.tensor, bytes_ * tokens * _keys(self.model) / self.spec.tensor
+        tokens //= self.spec.context
+        places = len(self.layers) / self.count * tokens  # of one pass
         passes, zero = self.passes(times), self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble"
         one = bytes_ * places * _kept(self.model, split)
         between = min(2 * self.rank + 1, self.count * times) * zero  # passes between the halves of their backward pass
@@ -241,7 +301,10 @@ class RankMemory:
         at_embedding = matrix + copies * waits + matrix * (copies - 1) * (not waits) - one
         if times * self.spec.pipeline == 1:  # gradients come as activations go
             kept -= min(kept, self.states() / 4)
-        return kept + max(waits + largest, at_head * self.last, at_embedding * self.first)
+        if self.adapter:  # no gradient of a frozen matrix
+            largest, waits, at_head, at_embedding = 0.0, 0.0, logits, 0.0
+        most = max(waits + largest, at_head * self.last, at_embedding * self.first)
+        return kept + max(most, keys * (self.spec.context > 1))
 
 
 def pipeline_numbers(spec: ParallelSpec, tokens: int, width: int, times: int) -> float:

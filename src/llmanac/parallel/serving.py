@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ FOLLOWER = "llmanac.parallel.serving"
 def sharded_engine(
     path: str, *, tensor: int = 1, pipeline: int = 1, timeout: int = TIMEOUT, **choices: Any
 ) -> Iterator[Engine]:
-    """An engine over `tensor` x `pipeline` processes of this machine, which end with the block.
+    """An engine over `tensor` x `pipeline` processes of this machine, which end with the block; or over torchrun's.
 
     Args:
         timeout: seconds after which a rank that hangs ends a request with an error; one that died does so at once.
@@ -60,7 +61,8 @@ def sharded_engine(
     check(engine.model, tensor, pipeline)
     own = {name: choices[name] for name in ("rope", "sinks", "ignore") if name in choices}
     sizes = {"tensor": tensor, "pipeline": pipeline}
-    with processes(tensor * pipeline, FOLLOWER), serving(engine, fetched(path)[0], **sizes, timeout=timeout, **own):
+    there = contextlib.nullcontext() if "RANK" in os.environ else processes(tensor * pipeline, FOLLOWER)
+    with there, serving(engine, fetched(path)[0], **sizes, timeout=timeout, **own):
         yield engine
 
 

@@ -5,12 +5,14 @@ axis, and what is left is sharded or replicated over data and context. Adapters 
 of their matrices is divided as the product that it changes.
 """
 
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,25 +22,79 @@ from llmanac.core.spec import dump, make_method
 from llmanac.core.types import LossSum, capabilities
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.quantized import PackedForm, Quantized, held
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives import AnswerRows, Preference
+from llmanac.objectives import AnswerRows, NextToken
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec
+from llmanac.train.checkpoint import model_tensors
 
 
 def describe(model: Any, objective: Any) -> dict[str, Any]:
-    """What `build` needs to make both again: Specs of the model and its adapters, each parameter's dtype."""
+    """What a rank needs to make a model, an objective and its further models again."""
+    return {
+        **_described(model),
+        "objective": None if isinstance(objective, NextToken) else dump(objective.spec),
+        "models": {name: _described(further) for name, further in objective.models.items()},
+    }
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """What `build` needs: Specs of the model and its adapters, each parameter's dtype, forms of packed weights."""
     trunk = _trunk(model)
+    packed = {name: p for name, p in model.named_parameters() if isinstance(p, Quantized)}
     return {
         "model": dump(trunk.spec),
         "vocab_size": trunk.vocab_size,
         "recompute": trunk.recompute if "recompute" in capabilities(trunk).settings else "none",
         "adapters": [dump(transform.spec) for transform in applied(model)],
         "scalar": trunk is not model,
-        "preference": dump(objective.spec) if isinstance(objective, Preference) else None,
+        "values_at": model.values_at if alone_on_meta(model) else None,
+        "attention": trunk.attention_form if "attention_form" in capabilities(trunk).settings else None,
+        "dtype": None if trunk.compute_dtype is None else _name(trunk.compute_dtype),
         "parameters": {name: (_name(p.dtype), p.requires_grad) for name, p in model.named_parameters()},
+        "packed": {
+            name: {
+                "quantizer": p.form.quantizer, "shape": list(p.shape),
+                "parts": {part: (list(value.shape), _name(value.dtype)) for part, value in p.parts.items()},
+            }
+            for name, p in packed.items()
+        },
+    }  # fmt: skip
+
+
+def alone_on_meta(model: Any) -> bool:
+    """Whether a model is without memory, and the ranks find its values."""
+    return next(model.parameters()).is_meta
+
+
+def known(weight: Quantized) -> bool:
+    """Whether other ranks can make a packed weight's form again."""
+    return bool(weight.form.quantizer) and _form(weight.form.quantizer) == weight.form
+
+
+def _form(quantizer: Mapping[str, Any]) -> PackedForm:
+    """The form that a quantizer gives its matrices."""
+    made: Any = make_method("quantizer", dict(quantizer)).build()
+    form: PackedForm = made.pack(torch.zeros(256, 256)).form
+    return form
+
+
+def values_of(model: Any, objective: Any) -> dict[str, Tensor]:
+    """What `TrainingWorker.load` takes: every tensor of a model, `MODEL/NAME` of further ones, `NAME:PART` of packed
+    ones."""
+    models = {"": model} | {f"{name}/": further for name, further in objective.models.items()}
+    return {f"{of}{name}": t for of, one in models.items() for name, t in held(model_tensors(one).items())}
+
+
+def shapes_of(job: Mapping[str, Any]) -> dict[str, tuple[Any, torch.dtype]]:
+    """The shape and dtype of each part of the packed weights of a model."""
+    return {
+        f"{name}:{part}": (shape, getattr(torch, dtype))
+        for name, one in job["packed"].items()
+        for part, (shape, dtype) in one["parts"].items()
     }
 
 
@@ -53,7 +109,45 @@ def build(job: Mapping[str, Any]) -> Any:
         dtype, trained = job["parameters"][name]
         parameter.data = parameter.data.to(resolve_dtype(dtype))
         parameter.requires_grad_(trained)
+    for name in job["packed"]:  # in their places nothing, until `_with_memory`
+        _set(model, name, torch.empty(0, device="meta"))
+    _tie_again(_trunk(model))
     return model
+
+
+def whole(job: Mapping[str, Any], device: torch.device) -> Any:
+    """The complete model of a job, without values."""
+    model = _computing(build(job), job)
+    _with_memory(model, model, job, device)
+    return model.eval()
+
+
+def _computing(model: Any, job: Mapping[str, Any]) -> Any:
+    """The model, which computes as rank 0's does."""
+    trunk = _trunk(model)
+    trunk.compute_dtype = None if job["dtype"] is None else resolve_dtype(job["dtype"])
+    trunk.attention_form = job["attention"] or trunk.attention_form
+    return model
+
+
+def _set(model: Any, name: str, value: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))
+
+
+def _with_memory(model: Any, module: nn.Module, job: Mapping[str, Any], device: torch.device) -> None:
+    """Memory for a rank's part of a model, of which `module` is all that is called."""
+    module.to_empty(device=device)
+    here = dict(model.named_parameters())
+    for name, one in job["packed"].items():
+        if name in here:
+            parts = {
+                part: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+                for part, (shape, dtype) in one["parts"].items()
+            }
+            dtype = resolve_dtype(job["parameters"][name][0])
+            _set(model, name, Quantized(_form(one["quantizer"]), parts, tuple(one["shape"]), dtype))
+    _tie_again(_trunk(model))
 
 
 def _trunk(model: Any) -> Any:
@@ -61,11 +155,21 @@ def _trunk(model: Any) -> Any:
     return model.trunk if isinstance(model, ScalarModel) else model
 
 
-def _objective(job: Mapping[str, Any]) -> Any:
-    if job["preference"] is None:
+def objective(job: Mapping[str, Any], mesh: Mesh) -> Any:
+    """The objective of a job, whose further models are divided as the model is; rank 0 reads its rows."""
+    if job["objective"] is None:
         return Autoregressive()
-    spec = make_method("objective", job["preference"])
-    return spec.build(reader=AnswerRows(None, spec.columns))  # rank 0 has read the rows
+    models = {}
+    for name, described in job["models"].items():
+        own = models[name] = _computing(build(described), described)
+        if mesh.spec.tensor > 1:
+            tensor.divide(own, mesh.axis("tensor"), split=mesh.spec.activations == "split")
+        if mesh.spec.replicas > 1 and mesh.spec.weights == "sharded":
+            _shard(own, _trunk(own), mesh, again=True)
+        _with_memory(own, own, described, mesh.device)
+    made = make_method("objective", job["objective"]).build(models=models, reader=AnswerRows(None, ()))
+    made.add_up = functools.partial(dist.all_reduce, group=mesh.axis("data").get_group())
+    return made
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -87,7 +191,7 @@ class Summed(nn.Module):
         return loss, units, dict(metrics)
 
 
-def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> list[nn.Module]:
+def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec, objective: Any = None) -> list[nn.Module]:
     """This rank's stages, each with memory for its part of the weights and without values."""
     spec = mesh.spec
     numbers, parts = [0], [range(0)]
@@ -105,28 +209,29 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
             pipeline.prune(own, parts[number], first=first, last=last)
         if spec.tensor > 1:
             tensor.divide(own, mesh.axis("tensor"), split=spec.activations == "split")
-        module: nn.Module = Summed(own, _objective(job))
+        module: nn.Module = Summed(own, objective)
         if spec.pipeline > 1:
             module = pipeline.StageModule(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
         if spec.replicas > 1 and spec.weights == "sharded":
             _shard(module, trunk, mesh)
-        module.to_empty(device=mesh.device)
-        _tie_again(trunk)
+        _with_memory(own, module, job, mesh.device)
         modules.append(module.train())
     return modules
 
 
-def _shard(module: nn.Module, model: Any, mesh: Mesh) -> None:
+def _shard(module: nn.Module, model: Any, mesh: Mesh, *, again: bool = False) -> None:
+    """again: whether the embedding and the head are gathered anew in each pass, too."""
     # a warning for callers that change what a module returns in place, which nothing here does
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     layers = model.model.layers if isinstance(model, Transformer) else ()
+    packed = {p for p in module.parameters() if not p.numel()}  # each rank has all of these
     kept = mesh.spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
     for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
         # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
-        anew = kept and not isinstance(layer.mlp, Experts)
-        fully_shard(layer, mesh=mesh.axis("data"), reshard_after_forward=anew)
+        anew = again or (kept and not isinstance(layer.mlp, Experts))
+        fully_shard(layer, mesh=mesh.axis("data"), reshard_after_forward=anew, ignored_params=packed)
     # the embedding and the head: kept from the forward to the backward pass, which begins with them
-    fully_shard(module, mesh=mesh.axis("data"), reshard_after_forward=False)
+    fully_shard(module, mesh=mesh.axis("data"), reshard_after_forward=again, ignored_params=packed)
 
 
 def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module, pipeline.PipelineRunner | None]:

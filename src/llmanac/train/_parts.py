@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 from llmanac.core.errors import CheckpointError, TrainingError
 from llmanac.core.files import TEMPORARY, file_sha256
+
+FAILURES = (OSError, ValueError, KeyError, SafetensorError, checkpoint.CheckpointException)
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path, rank: int) -> dict[str, str]:
@@ -48,19 +51,30 @@ def write(tensors: Mapping[str, Tensor], folder: Path, rank: int) -> dict[str, s
         ) from error
 
 
-def read(folder: Path) -> dict[str, Tensor]:
-    """The complete tensors of the files of all ranks.
+def dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """The names of the tensors in the files of all ranks. Raises as `read`."""
+    try:
+        about: dict[str, Any] = dict(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+        return {name: one.properties.dtype for name, one in about.items()}
+    except FAILURES as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from error
+
+
+def read(folder: Path, wanted: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """The complete tensors of the files of all ranks; or those that are `wanted` (DTensors too), filled in place.
 
     Raises:
         CheckpointError: files that do not fit each other.
     """
     try:
         reader = HuggingFaceStorageReader(str(folder))
-        sizes = reader.read_metadata().state_dict_metadata
-        found = {name: torch.empty(m.size, dtype=m.properties.dtype) for name, m in sizes.items()}  # type: ignore[union-attr]
+        sizes: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+        found: dict[str, Tensor] = dict(wanted or {})
+        if wanted is None:
+            found = {name: torch.empty(m.size, dtype=m.properties.dtype) for name, m in sizes.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             checkpoint.load(found, storage_reader=reader, no_dist=True)
-    except (OSError, ValueError, KeyError, SafetensorError, checkpoint.CheckpointException) as error:
+    except FAILURES as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from error
     return found

@@ -14,17 +14,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import resolve_dtype
 from llmanac.core.rng import seed_of
 from llmanac.core.spec import make
 from llmanac.core.types import LossSum
+from llmanac.models import part_values
+from llmanac.models.quantized import Quantized, held
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division
-from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
+from llmanac.train._places import DividedLayout, cut_over, full_of, local_of, part_of, sharded_as, window_of
+from llmanac.train._sampling import RankSampler
+from llmanac.train.optimizers._base import parameter_roles
 from llmanac.train.step import Sums, of_step
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
@@ -40,6 +44,8 @@ class TrainingWorker:
 
     def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
         self.mesh, self.spec, self.number, self.seed = mesh, mesh.spec, job["number"], job["seed"]
+        self.job = job
+        self.sampler: RankSampler | None = None
         self._kept: list[list[str]] = []
         self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
@@ -48,15 +54,24 @@ class TrainingWorker:
         width = model.spec.dim if self.spec.pipeline > 1 else 0
         named = list(model.named_parameters())
         roles = {name: role for name, _, role in parameter_roles(model)}
-        self.shapes = {name: p.shape for name, p in named}
+        self.shapes = {name: p.shape for name, p in named if name not in job["packed"]}
         self.dtypes = {name: p.dtype for name, p in named}
         self.depth = len(model.model.layers) if self.spec.context > 1 else 0
-        self.modules = _division.divide(model, mesh, job, self.train)
+        self.objective = _division.objective(job, mesh)
+        self.modules = _division.divide(model, mesh, job, self.train, self.objective)
         self.called, self.runner = _division.called(self.modules, mesh, width)
         every = [(n.removeprefix("trained."), p) for module in self.modules for n, p in module.named_parameters()]
         self.places = [(name, p) for name, p in every if p.requires_grad]
         self.tied = self._tied()
-        self._held = [(name, p, _local(p)) for name, p in every]
+        self.sent = {name: (shape, self.dtypes[name]) for name, shape in self.shapes.items()}
+        self.sent |= _division.shapes_of(job)
+        self._held = [(name, p, local_of(p)) for name, p in held(every)]
+        for which, further in self.objective.models.items():
+            wide = {n: (p.shape, p.dtype) for n, p in further.named_parameters() if not isinstance(p, Quantized)}
+            wide |= _division.shapes_of(job["models"][which])
+            self.sent |= {f"{which}/{name}": what for name, what in wide.items()}
+            parts = held(further.named_parameters())
+            self._held += [(f"{which}/{name}", p, local_of(p)) for name, p in parts]
         self.parameters = {name: nn.Parameter(own) for name, p, own in self._held if p.requires_grad}
         rows = [(name, p, roles[self._full_name(name)]) for name, p in self.parameters.items()]
         self.optimizer = self.train.optimizer.build(parameters=rows)
@@ -79,21 +94,26 @@ class TrainingWorker:
         return {"shared": shared, **groups}
 
     def _full_name(self, name: str) -> str:
-        return TIED[1] if name not in self.shapes else name
+        return TIED[1] if name not in self.sent else name
 
     # weights
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor] | None) -> None:
-        """Take rank 0's weights; the other ranks give None."""
+        """Take rank 0's weights; the other ranks give None. Where there are none, each draws or reads its part."""
+        if self.job["values_at"]:
+            part = part_values.parts(_division.build(self.job), self.job["values_at"])
+            for name, p, own in self._held:
+                own.copy_(part(self._full_name(name), window_of(p)))
+            return
         mine: dict[str, list[tuple[Any, Tensor]]] = {}
         for name, p, own in self._held:
             mine.setdefault(self._full_name(name), []).append((p, own))
-        for name, value in self._shared(tensors, {n: (s, self.dtypes[n]) for n, s in self.shapes.items()}):
+        for name, value in self.shared(tensors, self.sent):
             for p, own in mine.get(name, ()):
-                own.copy_(_part(value, p))
+                own.copy_(part_of(value, p))
 
-    def _shared(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[Any, torch.dtype]]) -> Any:
+    def shared(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[Any, torch.dtype]]) -> Any:
         """Each tensor of rank 0 in turn, on every rank."""
         for name, (shape, dtype) in shapes.items():
             value = torch.empty(shape, dtype=dtype, device=self.mesh.device)
@@ -106,17 +126,38 @@ class TrainingWorker:
         """Take the optimizer's state that rank 0 has read."""
         known = {key: (shape, getattr(torch, dtype)) for key, (shape, dtype) in shapes.items()}
         self.optimizer.state = {}
-        for key, value in self._shared(tensors, known):
+        for key, value in self.shared(tensors, known):
             what, _, name = key.partition(".")
             for own, p in self.places:
                 if self._full_name(own) == name:
-                    self.optimizer.state[f"{what}.{own}"] = _part(value, p).clone()
+                    self.optimizer.state[f"{what}.{own}"] = part_of(value, p).clone()
         names = {own: self._full_name(own) for own, _ in self.places}
         self.optimizer.steps = {own: int(steps[name]) for own, name in names.items() if name in steps}
 
     @torch.no_grad()
-    def collect(self, what: str) -> dict[str, Tensor]:
-        """All weights, or one kind of the optimizer's tensors, on rank 0; elsewhere nothing."""
+    def read(self, folder: Path, steps: Mapping[str, int]) -> None:
+        """Take this rank's part of the weights and the optimizer's state from what `write` wrote on any mesh."""
+        from llmanac.train import _parts  # older releases of torch have no such files
+
+        known = _parts.dtypes(folder)
+        wanted: dict[tuple[str, str], Tensor] = {}
+        kinds = {key.split(".", 2)[1] for key in known if key.startswith("optimizer.")}
+        for own, p in self.places:
+            name, local = self._full_name(own), self.parameters[own].detach()
+            state = {f"{k}.{own}": f"optimizer.{k}.{name}" for k in kinds if f"optimizer.{k}.{name}" in known}
+            self.optimizer.state |= {to: torch.empty_like(local, dtype=known[key]) for to, key in state.items()}
+            tensors = {f"model.{name}": local} | {key: self.optimizer.state[to] for to, key in state.items()}
+            wanted |= {(own, key): sharded_as(t, p) for key, t in tensors.items() if t.numel()}
+            self.optimizer.steps |= {own: int(steps[name])} if name in steps else {}
+        for mine in ({key: t for (n, key), t in wanted.items() if (n == TIED[0]) == last} for last in (False, True)):
+            _parts.read(folder, mine)
+
+    @torch.no_grad()
+    def collect(self, what: str, *, everywhere: bool = False) -> dict[str, Tensor]:
+        """All trained weights, or one kind of the optimizer's tensors, on rank 0; elsewhere nothing.
+
+        everywhere: on each rank, where there are no stages.
+        """
         found: dict[str, Tensor] = {}
         names = dict(self.places)
         local = self.parameters if what == "weights" else {
@@ -125,9 +166,10 @@ class TrainingWorker:
         for number, owners in enumerate(self._owners()):
             for name in owners:
                 have = number == self.mesh.pipeline
-                full = _full(local[name], names[name]) if have and name in local else None
+                full = full_of(local[name], names[name]) if have and name in local else None
                 full = self._to_first(full, number, name)
-                if full is not None and self.mesh.rank == 0:  # a copy: the next step changes what is not divided
+                if full is not None and (self.mesh.rank == 0 or everywhere):
+                    # a copy: the next step changes what is not divided
                     found[name] = full.detach().to("cpu", copy=True)
         return found
 
@@ -137,14 +179,14 @@ class TrainingWorker:
         found: dict[str, Tensor] = {}
         kinds = sorted({key.partition(".")[0] for key in self.optimizer.state})
         for name, p in self.places:
-            if name in self.shapes and not any(at[axis] for axis in at.keys() - _cut_over(p)):
+            if name in self.shapes and not any(at[axis] for axis in at.keys() - cut_over(p)):
                 own = {f"model.{name}": self.parameters[name].detach()}
                 own |= {
                     f"optimizer.{k}.{name}": t
                     for k in kinds
                     if (t := self.optimizer.state.get(f"{k}.{name}")) is not None
                 }
-                found |= {key: _sharded(value, p) for key, value in own.items() if value.numel()}
+                found |= {key: sharded_as(value, p) for key, value in own.items() if value.numel()}
         return found
 
     def write(self, folder: Path) -> dict[str, str]:
@@ -193,7 +235,7 @@ class TrainingWorker:
 
     def gradients(self, described: Sequence[dict[str, Any]], numbers: Tensor) -> list[float]:
         """Add the gradients of this rank's rows; `[loss, units, tokens, metrics...]` over all ranks and their norm."""
-        every = unpack(described, self.mesh.share(numbers))
+        every = unpack(described, self.mesh.share(numbers), self.objective.batch)
         count = len(every) // self.spec.data
         batches = every[self.mesh.data * count : (self.mesh.data + 1) * count]
         sums = Sums()
@@ -203,9 +245,8 @@ class TrainingWorker:
                 loss = self.runner(batch, self.train.micro_batch or batch.shape[0], self.dtype)
                 sums.add(batch, (loss, batch.units if self._counts else 0, {}))
             else:
-                objective: Any = self.modules[0].objective
                 with of_step(
-                    self.modules[0], objective, batches, lambda batch: self.called(batch)[1],
+                    self.modules[0], self.objective, batches, lambda batch: self.called(batch)[1],
                     several=len(every) > 1, add_up=dist.all_reduce,
                 ) as cut:  # fmt: skip
                     for number, batch in enumerate(cut):
@@ -247,7 +288,7 @@ class TrainingWorker:
                 grad = grad.to_local()
             p.grad = None
             self.parameters[name].grad = grad.mul_(scale) if scale > 1 else grad
-            whole = self.spec.tensor > 1 and "tensor" not in _cut_over(p)
+            whole = self.spec.tensor > 1 and "tensor" not in cut_over(p)
             if whole and tensor.partial_gradients(name, split=self.spec.activations == "split"):
                 partial.append(grad)
         if partial:
@@ -315,12 +356,18 @@ class TrainingWorker:
         match command["do"]:
             case "weights":
                 self.load(None)
+            case "read":
+                self.read(Path(command["folder"]), command["steps"])
             case "optimizer":
                 self.load_optimizer(None, command["shapes"], command["steps"])
             case "step":
                 described = command["batches"]
                 numbers = torch.empty(size_of(described), dtype=torch.long, device=device)
                 self.step(described, numbers, command["lr_scale"], command["step"])
+            case "sample":
+                if self.sampler is None:
+                    self.sampler = RankSampler(self, command, _division.whole(self.job, self.mesh.device))
+                self.sampler(command)
             case "collect":
                 self.collect(command["what"])
             case "write":
@@ -336,54 +383,3 @@ class TeamStep:
     tokens: int
     norm: float
     metrics: dict[str, float]
-
-
-def _local(p: Any) -> Tensor:
-    with torch.no_grad():
-        value: Tensor = p.to_local() if isinstance(p, DTensor) else p
-        return value.detach()
-
-
-def _part(full: Tensor, p: Any) -> Tensor:
-    """This rank's part of a tensor that is laid out as a parameter is."""
-    if not isinstance(p, DTensor):
-        return full
-    return distribute_tensor(full, p.device_mesh, p.placements, src_data_rank=None).to_local()
-
-
-def _full(local: Tensor, p: Any) -> Tensor:
-    made = _sharded(local, p)
-    return made.full_tensor() if isinstance(made, DTensor) else made
-
-
-def _sharded(local: Tensor, p: Any) -> Tensor:
-    """A tensor that is laid out as a parameter is, of which this rank has `local`."""
-    own = local.detach()
-    if not isinstance(p, DTensor):
-        return own
-    return DTensor.from_local(own, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
-
-
-def _cut_over(p: Any) -> set[str]:
-    """The axes of the mesh over which a parameter is divided."""
-    if not isinstance(p, DTensor):
-        return set()
-    names = p.device_mesh.mesh_dim_names or ()
-    return {name for name, place in zip(names, p.placements, strict=True) if not place.is_replicate()}
-
-
-class DividedLayout(ParameterLayout):
-    """Of the parameters that a rank has parts of, by name."""
-
-    def __init__(self, places: Mapping[str, Any]) -> None:
-        self.places = places
-
-    def shape(self, name: str, own: Tensor) -> torch.Size:
-        shape: torch.Size = self.places[name].shape
-        return shape
-
-    def whole(self, name: str, own: Tensor) -> Tensor:
-        return _full(own, self.places[name])
-
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        return _part(whole, self.places[name])

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import TEMPORARY, atomic_folder, read_table, write_json
 from llmanac.core.files import file_sha256 as _sha256
+from llmanac.models.quantized import Quantized
 
 FORMAT_VERSION, IN_PARTS = 2, 3
 READABLE = (1, 2, IN_PARTS)
@@ -93,8 +94,10 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        if tensor.numel():
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        packed = tensor.form.pieces(tensor, tensor.dtype) if isinstance(tensor, Quantized) else None
+        for rows in (tensor,) if packed is None else (rows for _, rows in packed):  # never all numbers at a time
+            if rows.numel():
+                digest.update(rows.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -192,8 +195,11 @@ class Checkpoints:
                     os.replace(self.path(step), gone)
                     shutil.rmtree(gone, ignore_errors=True)
 
-    def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step. Raises CheckpointError that names the file that is missing, cut or changed."""
+    def load(self, step: int, *, slices: bool = True) -> Checkpoint:
+        """The checkpoint of a step; `slices`: with what ranks have written.
+
+        Raises CheckpointError that names the file that is missing, cut or changed.
+        """
         path = self.path(step)
         file = path / STATE
         state = read_table(file, error=CheckpointError)
@@ -216,12 +222,12 @@ class Checkpoints:
         if state["format_version"] == IN_PARTS:
             if not isinstance(state.get("parts"), dict):
                 raise CheckpointError(f"{path / STATE}: lists no parts, though its format has them; it was damaged")
-            for key, value in self._slices(path / SLICES, state["parts"]).items():
+            for key, value in self._slices(path / SLICES, state["parts"], slices).items():
                 part, _, name = key.partition(".")
                 tensors[part][name] = value
         return Checkpoint(path, tensors, state)
 
-    def _slices(self, folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
+    def _slices(self, folder: Path, files: Mapping[str, str], read: bool) -> dict[str, Tensor]:
         """What the ranks have written. Raises CheckpointError for a file that is missing, damaged or too many."""
         from llmanac.train import _parts
 
@@ -231,9 +237,9 @@ class Checkpoints:
         for name, file in there.items():
             if _sha256(file) != files[name]:
                 raise CheckpointError(f"{file}: does not match its checksum; it was cut or damaged")
-        return _parts.read(folder)
+        return _parts.read(folder) if read else {}
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, *, slices: bool = True) -> Checkpoint | None:
         """The newest complete checkpoint, with a warning for every newer one that is not; None where there are none.
 
         Raises:
@@ -242,7 +248,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self.load(step)
+                return self.load(step, slices=slices)
             except CheckpointError as error:
                 self.report(f"warning: {error}; falling back to the checkpoint before it")
         if steps:

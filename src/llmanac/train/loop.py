@@ -18,10 +18,10 @@ from llmanac.core.spec import dump, flatten
 from llmanac.core.types import capabilities
 from llmanac.models.compiling import NO_COMPILER, compile_model
 from llmanac.train import TrainSpec, pace
-from llmanac.train._signals import interruptible, keep_freed_memory
+from llmanac.train._signals import give_back_freed_memory, interruptible, keep_freed_memory
 from llmanac.train._trained import FinishedTraining, under
 from llmanac.train.calibration import Generator, capture, preserve_random_state, restore, seed_everything
-from llmanac.train.checkpoint import Checkpoint, Checkpoints
+from llmanac.train.checkpoint import SLICES, Checkpoint, Checkpoints
 from llmanac.train.metrics import MetricsLog
 from llmanac.train.plan import TrainingPlan, plan, set_attention, set_recompute
 from llmanac.train.step import Stepper, StepResult
@@ -70,7 +70,8 @@ def train(
     """Train a model in place; the folder gets plan.json, metrics.jsonl, checkpoints/ and a folder a tracker.
 
     Args:
-        model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's).
+        model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's). With a
+            `team` it may be without memory (device meta): each rank draws or reads its part, and no process has all.
         source: gives the rows of one step at a time and can be resumed (`core.types.Source`: `PackedStream`, ...).
         objective: collates rows and gives the summed loss.
         budget: seconds that all of it may take, planning and every session. Decides `steps` before the first step where
@@ -146,7 +147,10 @@ class _TrainingRun:
         seed_everything(self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints = checkpoints = Checkpoints(self.folder / "checkpoints", keep=spec.keep, report=self.report)
-        found = checkpoints.latest() if resume else None
+        away = self.team is not None and next(self.model.parameters()).is_meta  # ranks read their parts by themselves
+        if away and evaluate is not None:
+            raise SpecError("evaluate: the model is without memory; evaluate its checkpoint on a device that has it")
+        found = checkpoints.latest(slices=not away) if resume else None
         if not resume and checkpoints.steps():
             checkpoints.clear()
         made = self._plan(spec, resume, found.step if found else None, budget)
@@ -171,7 +175,7 @@ class _TrainingRun:
             self._compile(spec)
         self.trained.modules.train()
         flops = _flops_per_token(self.model, spec.length)
-        result, rate, steps = None, _Rate(), spec.steps or 0
+        result, rate, steps = None, pace.Rate(), spec.steps or 0
         clock = pace.Pace(budget, self._elapsed(), settled=made.settled_at < math.inf) if budget and made.open else None
         every = made.checkpoint_every
         config = flatten({"train": dump(spec), "seed": self.seed, "label": label})
@@ -216,6 +220,7 @@ class _TrainingRun:
                     self.optimizer.collect()
         finally:
             metrics.close()
+            give_back_freed_memory()
         if self.patience and self.best and self.best["step"] != self.step:
             self.trained.load(checkpoints.load(self.best["step"]))
         if not made.ended:
@@ -255,7 +260,10 @@ class _TrainingRun:
                     "the result may differ in the last bits"
                 )
             return old
-        made = plan(self.model, self.source, self.objective, spec, budget=budget, generators=self.generators)
+        device = None if self.team is None else self.team.mesh.device
+        made = plan(
+            self.model, self.source, self.objective, spec, budget=budget, generators=self.generators, device=device
+        )
         made.save(self.folder)
         if made.measured.get("wants_compiler"):
             self.report(NO_COMPILER)
@@ -346,14 +354,19 @@ class _TrainingRun:
             checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
         self.saved(self.step, spec.steps or 0)
+        give_back_freed_memory()
 
     def _take(self, found: Checkpoint, spec: TrainSpec) -> None:
         """Go on from a checkpoint. Raises where it belongs to another run."""
         state = found.state
         if state["seed"] != self.seed:
             raise SpecError(f"seed: {self.seed} was asked for, but the run in {self.folder} has seed {state['seed']}")
-        self.trained.load(found)
-        self.optimizer.load_state_dict(found.tensors["optimizer"], state["optimizer_steps"])
+        if self.team is not None and self.optimizer.away:
+            self.objective.load_state_dict(under("state.", found.tensors["objective"]))
+            self.optimizer.read(found.folder / SLICES, state["optimizer_steps"])
+        else:
+            self.trained.load(found)
+            self.optimizer.load_state_dict(found.tensors["optimizer"], state["optimizer_steps"])
         source = state["source"] if "source" in state else state["cursor"]  # the name of it in format 1
         self.source.restore(source, under("source.", found.tensors["objective"]))
         restore(state["random"], self.generators)
@@ -375,25 +388,6 @@ def _changes(asked: TrainSpec, planned: TrainSpec) -> dict[str, tuple[Any, Any]]
     stated = {path: value for path, value in flatten(dump(asked)).items() if value != "auto"}
     wanted = {path: value for path, value in stated.items() if path.partition(".")[0] not in MAY_CHANGE}
     return {path: (value, before.get(path)) for path, value in wanted.items() if value != before.get(path)}
-
-
-class _Rate:
-    """Tokens a second; the first step, which allocates and compiles, counts only while it is alone."""
-
-    def __init__(self) -> None:
-        self.first: tuple[int, float] | None = None
-        self.tokens, self.seconds = 0, 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        if self.first is None:
-            self.first = (tokens, seconds)
-        else:
-            self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
-
-    def value(self) -> float:
-        if self.seconds:
-            return self.tokens / self.seconds
-        return self.first[0] / self.first[1] if self.first and self.first[1] else 0.0
 
 
 def _flops_per_token(model: Any, length: int) -> float | None:

@@ -157,3 +157,22 @@ def sentence(label: str, revision: Revision, planned: float | None, budget: floa
 def as_json(revision: Revision) -> dict[str, Any]:
     """A revision as plan.json has it."""
     return {**vars(revision)}
+
+
+class Rate:
+    """Tokens a second; the first step, which allocates and compiles, counts only while it is alone."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+        self.tokens, self.seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        if self.first is None:
+            self.first = (tokens, seconds)
+        else:
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def value(self) -> float:
+        if self.seconds:
+            return self.tokens / self.seconds
+        return self.first[0] / self.first[1] if self.first and self.first[1] else 0.0

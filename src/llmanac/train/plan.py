@@ -254,6 +254,7 @@ def plan(
     *,
     budget: float | None = None,
     generators: Mapping[str, Generator] | None = None,
+    device: torch.device | None = None,
 ) -> TrainingPlan:
     """Settle a TrainSpec; the models, the objective, the source and all random states stay as they were.
 
@@ -261,6 +262,7 @@ def plan(
         budget: seconds that the training may take; decides `steps` where the spec leaves them open, and makes them
             revisable where it does not.
         generators: further generators that the source or the model draws from, besides the objective's.
+        device: where steps are computed, if not where the model is.
 
     Raises:
         SpecError: neither steps nor a budget.
@@ -268,7 +270,7 @@ def plan(
     if spec.steps is None and budget is None:
         raise SpecError("train.steps: set it, or give a time budget (--budget 5m)")
     start = time.perf_counter()
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     spec = settled_numerics(spec, device)
     if spec.micro_batch is None:
         with preserve_all(model, objective, generators), trial_rows(source) as draw:

@@ -28,10 +28,10 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState, evaluating
 from llmanac.data.pack import ListStream
-from llmanac.generate.draws import PlainDraws
-from llmanac.generate.engine import Engine, Options
+from llmanac.generate.engine import Engine
 from llmanac.objectives.policy_gradient import Rollout, by_group, gae, group_spread, optimal_constant
 from llmanac.rewards import Reward, RewardScore, Sample, checked
+from llmanac.train._sampling import Answer, AskedDraw, answers
 from llmanac.train.alarms import Alarms
 
 FIELDS = ("logprobs", "advantages", "returns", "values", "reference")
@@ -85,6 +85,7 @@ class Rollouts:
         reference: gives log-probabilities of the reference, where the objective reads them.
         behaviour: recomputes those of the policy, where the engine's differ from the training's (short dtypes).
         values: gives V before each token and is needed for gae.
+        sample: answers the prompts of a draw in the place of this process's engine alone (`Team.sample`).
         truth: a further reward of the same answers, which is logged and never trained on.
         log: a file of one line a draw, or None; `report` gets alarms.
     """
@@ -94,6 +95,7 @@ class Rollouts:
         seed: int, reference: LogProbabilities | None = None, behaviour: LogProbabilities | None = None,
         values: LogProbabilities | None = None, truth: Reward | None = None, log: Path | None = None,
         report: Callable[[str], object] | None = None,
+        sample: Callable[[Engine, list[tuple[int, ...]], AskedDraw], list[Answer]] = answers,
     ) -> None:  # fmt: skip
         spec = objective.spec
         if spec.grouped and sampling.samples < 2:
@@ -107,7 +109,7 @@ class Rollouts:
         self.engine, self.spec, self.reward, self.sampling = engine, spec, reward, sampling
         self.reference, self.behaviour, self.values = reference, behaviour, values
         self.log, self.seed, self.truth = log, seed, truth
-        self.report = report
+        self.report, self.sample = report, sample
         self.stream = ListStream(prompts, rows=sampling.prompts, seed=seed, name="prompts")
         self.draws, self.served = 0, 0
         self.noted: dict[str, float] = {}  # of the last draw, for the progress line
@@ -145,18 +147,19 @@ class Rollouts:
         prompts = self.stream.take(self.sampling.prompts)
         self.engine.sync()
         seed = int(numpy_generator(self.seed, "rollouts", self.draws).integers(1 << 62))
-        options: Options = {"n": self.sampling.samples, "max_new_tokens": self.sampling.tokens, "temperature": 1.0}
-        requests = [self.engine.request(list(prompt.ids), **options) for prompt in prompts]
-        found = self.engine.run(requests, PlainDraws(seed, self.spec.temperature))
+        sampling, ends = self.sampling, tuple(sorted(self.engine.eos_ids))
+        asked = AskedDraw(sampling.samples, sampling.tokens, self.spec.temperature, seed, ends)
+        found = self.sample(self.engine, [prompt.ids for prompt in prompts], asked)
         owners = [prompt for prompt in prompts for _ in range(self.sampling.samples)]
         rows, samples = [], []
-        for number, (prompt, completion) in enumerate(zip(owners, found, strict=True)):
-            ids = tuple(token.id for token in completion.token_logprobs)
-            logs = np.array([token.sampled for token in completion.token_logprobs])
-            shared: dict[str, Any] = {"finished": completion.finish_reason == "stop"}
-            group = number // self.sampling.samples
-            rows.append(Rollout(prompt=prompt.ids, completion=ids, logprobs=logs, group=group, **shared))
-            text = completion.text
+        for number, (prompt, (ids, logs, finished)) in enumerate(zip(owners, found, strict=True)):
+            shared: dict[str, Any] = {"finished": finished}
+            group = number // sampling.samples
+            own = Rollout(
+                prompt=prompt.ids, completion=tuple(ids), logprobs=np.array(logs), group=group, finished=finished
+            )
+            rows.append(own)
+            text = self.engine.text(ids[:-1] if finished else ids)
             samples.append(Sample(row=prompt.row, prompt=prompt.text, text=text, tokens=len(ids), **shared))
         scored = zip(rows, self._scores(samples), strict=True)
         rows = [dataclasses.replace(row, reward=score.value, parts=score.parts) for row, score in scored]

@@ -27,19 +27,21 @@ from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
+from llmanac.generate.engine import Engine
 from llmanac.models.layers import Embedding, LinearMap
 from llmanac.models.lm import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.quantized import Quantized
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives import NextToken, Preference
+from llmanac.objectives import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
-from llmanac.train import TrainSpec, _division
+from llmanac.train import TrainSpec, _division, _sampling
+from llmanac.train._sampling import Answer, AskedDraw
 from llmanac.train._worker import TrainingWorker
-from llmanac.train.checkpoint import model_tensors
 from llmanac.train.step import StepResult
 
+ALONE = "leave --processes and parallel out"
 DIVIDED = ("adamw", "sgd", "lion", "muon")  # a part of a tensor is updated as it would be within all of it
 
 
@@ -66,11 +68,17 @@ class TeamStepper:
         with self.mesh.working("dividing the model"):
             self.worker = TrainingWorker(self.mesh, job)
         self._state: tuple[dict[str, Tensor], dict[str, int]] | None = None
+        self.away = _division.alone_on_meta(model)
+        self._read: dict[str, Any] = {}
         self._begun = False
 
     def load_state_dict(self, tensors: dict[str, Tensor], steps: dict[str, int]) -> None:
         """What a checkpoint holds of the optimizer; the ranks get it with the first step."""
         self._state = tensors, steps
+
+    def read(self, folder: Path, steps: dict[str, int]) -> None:
+        """Of a model without memory: each rank reads its part of a checkpoint, before the first step."""
+        self._read = {"do": "read", "folder": str(folder.resolve()), "steps": steps}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """`(tensors by name, steps by parameter name)`, as of a single process; no tensors where ranks write theirs."""
@@ -102,8 +110,8 @@ class TeamStepper:
             return self.worker.write(folder)
 
     def collect(self) -> None:
-        """Bring the ranks' weights into the model."""
-        if self._begun:
+        """Bring the ranks' weights into the model, if it has memory for them."""
+        if self._begun and not self.away:
             own = dict(self.model.named_parameters())
             with torch.no_grad():
                 for name, value in self._collect("weights").items():
@@ -114,11 +122,26 @@ class TeamStepper:
         with self.mesh.working("collecting weights"):
             return self.worker.collect(what)
 
+    def sample(self, engine: Engine, prompts: Sequence[Sequence[int]], asked: AskedDraw) -> list[Answer]:
+        """As `answers`, each rank for its share of the prompts by weights as they are now; those of the engine too."""
+        if not self._begun:
+            self._begin()
+        said = _sampling.command(engine, prompts, asked, self.parallel.data)
+        _say(self.mesh, said)
+        with self.mesh.working("sampling answers"):
+            if self.worker.sampler is None:
+                values = _division.values_of(self.model, self.objective)
+                self.worker.sampler = _sampling.RankSampler(self.worker, said, engine.model, engine, values)
+            return self.worker.sampler(said)
+
     def _begin(self) -> None:
-        own = model_tensors(self.model)
         _say(self.mesh, {"do": "weights"})
         with self.mesh.working("sending weights"):
-            self.worker.load({name: own[name] for name in self.worker.shapes})
+            self.worker.load(None if self.away else _division.values_of(self.model, self.objective))
+        if self._read:
+            _say(self.mesh, self._read)
+            with self.mesh.working("reading a checkpoint"):
+                self.worker.obey(self._read)
         if self._state:
             tensors, steps = self._state
             shapes = {key: (list(v.shape), str(v.dtype).removeprefix("torch.")) for key, v in tensors.items()}
@@ -141,10 +164,10 @@ class TeamStepper:
         micro = share if self.parallel.pipeline > 1 else self.spec.micro_batch or share
         starts = [r * share + s for r in range(self.parallel.data) for s in range(0, share, micro)]
         ends = [min(start + micro, (start // share + 1) * share) for start in starts]
-        batches = [self.objective.collate(rows[a:b]) for a, b in zip(starts, ends, strict=True)]
+        batches = self.objective.collate_parts(rows, list(zip(starts, ends, strict=True)))
         if (parts := parts_of(self.parallel)) > 1:
             batches = [padded(batch, parts) for batch in batches]
-        described = describe(batches)
+        described = describe(batches, self.objective.batch)
         _say(self.mesh, {"do": "step", "batches": described, "lr_scale": lr_scale, "step": step})
         with self.mesh.working(f"step {step + 1}"):
             found = self.worker.step(described, pack(batches, self.mesh.device), lr_scale, step)
@@ -187,21 +210,17 @@ def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
 
 
 def check_objective(objective: Any) -> None:
-    """Raises SpecError that names an objective whose losses are neither of single tokens nor of single rows."""
+    """Raises SpecError that names an objective whose batches no ranks divide, or with a further model that learns."""
     own = type(objective)
-    if isinstance(objective, Preference) and not objective.couples_batch:
-        if objective.models:
-            raise SpecError(
-                f"parallel: the reference of {own.__name__} is a further model, which is not divided; train an "
-                "adapter, which is disabled for it"
-            )
-        return
-    plain = own.loss is NextToken.loss and own.losses is NextToken.losses
-    if not isinstance(objective, NextToken) or not plain or objective.models:
+    plain = isinstance(objective, NextToken) and own.loss is NextToken.loss and own.losses is NextToken.losses
+    if not (objective.axes or (plain and not objective.models)):
         raise SpecError(
             f"parallel: the objective {own.__name__} is neither a next-token loss nor one of single rows; "
-            "train it on one process (leave --processes and parallel out)"
+            f"train it on one process ({ALONE})"
         )
+    for name in objective.models:
+        if name in objective.trainable:
+            raise SpecError(f"parallel: the {name} model of {own.__name__} learns too and is not divided; {ALONE}")
 
 
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
@@ -213,14 +232,26 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         except ImportError:
             why = f"parallel.checkpoints: torch {torch.__version__} cannot write parts; use collected"
             raise SpecError(why) from None
-    if isinstance(objective, Preference) and parallel.context * parallel.pipeline > 1:
-        raise SpecError(
-            f"parallel: the loss of {type(objective).__name__} is of complete rows; use parallel.data and "
-            "parallel.tensor"
-        )
-    if not isinstance(model.trunk if isinstance(model, ScalarModel) else model, TrainedModel):
-        raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
-    _check_parts(model, parallel.tensor)
+    sizes = {axis: getattr(parallel, axis) for axis in ("data", "context", "tensor", "pipeline")}
+    used = {axis for axis, size in sizes.items() if size > 1}
+    if objective.axes and used - set(objective.axes):
+        fit = " and ".join(f"parallel.{axis}" for axis in objective.axes)
+        raise SpecError(f"parallel: the loss of {type(objective).__name__} is of complete rows; use {fit}")
+    if objective.couples_batch and (spec.micro_batch or spec.rows) * parallel.data < spec.rows:
+        raise SpecError(f"micro_batch: {spec.micro_batch} cuts rows whose losses depend on each other; leave it unset")
+    for one in (model, *objective.models.values()):
+        if not isinstance(one.trunk if isinstance(one, ScalarModel) else one, TrainedModel):
+            raise SpecError(f"parallel: {type(one).__name__} cannot be built from a Spec on every rank")
+        _check_parts(one, parallel.tensor)
+        if parallel.tensor > 1 and type(one) is Transformer:
+            tensor.check(one, parallel.tensor)
+    if _division.alone_on_meta(model):
+        frozen = any(not p.requires_grad for p in model.parameters())
+        if parallel.checkpoints != "parts" or frozen or objective.models or model.values_at is None:
+            raise SpecError(
+                "parallel: a model without memory is trained with parallel.checkpoints=parts, all of its weights, from "
+                "a folder or a seed, and without further models"
+            )
     whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
     if not whole and spec.optimizer.name not in DIVIDED:
         raise SpecError(
@@ -231,8 +262,6 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         raise SpecError(f"parallel.tensor, parallel.pipeline: {type(model).__name__} is not divided; use parallel.data")
     if parallel.context > 1:
         context.check(model)
-    if parallel.tensor > 1:
-        tensor.check(model, parallel.tensor)
     if parallel.pipeline > 1:
         pipeline.check(model, parallel)
         pipeline.check_trained(model, parallel, spec.length)
@@ -240,12 +269,16 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
 
 def _check_parts(model: Any, tensor_ranks: int) -> None:
     """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
-    alone = "are trained on one process only; leave --processes and parallel out"
+    alone = f"are trained on one process only; {ALONE}"
     for name, module in model.named_modules():
-        if isinstance(module, (LinearMap, Embedding)) and (
-            isinstance(module.weight, Quantized) or (isinstance(module, LinearMap) and module.through is not None)
-        ):
-            raise SpecError(f"parallel: quantized weights {alone} ({name})")
+        if isinstance(module, LinearMap) and module.through is not None:
+            raise SpecError(f"parallel: weights that are trained through their rounding {alone} ({name})")
+        if isinstance(module, (LinearMap, Embedding)) and isinstance(module.weight, Quantized):
+            if tensor_ranks > 1:
+                raise SpecError(f"parallel.tensor: quantized weights are not divided ({name}); use parallel.data")
+            if not _division.known(module.weight):
+                form = module.weight.form.name
+                raise SpecError(f"parallel: weights of the form {form} {alone} ({name})")
     for transform in applied(model):
         chosen: Any = transform.spec
         if not isinstance(transform, LoRA):
@@ -278,7 +311,12 @@ class Team:
 
         seed: what random numbers of a step depend on, besides the step and a rank's place on all axes but `tensor`.
         """
-        return TeamStepper(self, model, objective, spec, folder=folder, seed=seed)
+        self._stepper = TeamStepper(self, model, objective, spec, folder=folder, seed=seed)
+        return self._stepper
+
+    def sample(self, engine: Engine, prompts: Sequence[Sequence[int]], asked: AskedDraw) -> list[Answer]:
+        """See `TeamStepper.sample`, of the training that runs."""
+        return self._stepper.sample(engine, prompts, asked)
 
 
 class TrainingRank:

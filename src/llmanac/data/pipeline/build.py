@@ -67,7 +67,7 @@ def build(
     """Build a corpus; returns its manifest.
 
     Args:
-        workers: processes; as many as this process has cores where it is not given. They change nothing but the time.
+        workers: processes; as many as this process or the cluster has cores by default. They change the time alone.
         resume: go on with what is in the folder; else what an earlier build left there is removed first.
 
     Raises:
@@ -96,23 +96,23 @@ def build(
             if (found := done.prepare(resume)) is not None:
                 return found
             inputs.check_libraries(listing, recipe.on_error)
-            done.engine = _engine(engine, place, workers or cores(), recipe.limits.timeout)
+            done.engine = _engine(engine, place, workers, recipe.limits.timeout)
             try:
                 return done.all()
             finally:
                 done.engine.close()
 
 
-def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
+def _engine(name: str, folder: Path, workers: int | None, limit: float) -> Any:
     if name == "ray":
         from llmanac.data.pipeline.ray import RayEngine
 
-        return RayEngine(folder, workers=workers, limit=limit)
+        return RayEngine(folder, workers=workers)
     if name != "local":
         raise DataError(f"--engine: {name!r} is not one of local, ray")
     from llmanac.data.pipeline.local import LocalEngine
 
-    return LocalEngine(folder, workers=workers, limit=limit)
+    return LocalEngine(folder, workers=workers or cores(), limit=limit)
 
 
 def _readable(path: Path, hint: str) -> Any:

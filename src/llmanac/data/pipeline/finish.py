@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llmanac import __version__
 from llmanac.core import files
@@ -27,29 +27,31 @@ from llmanac.data.pipeline.inputs import Entry
 from llmanac.data.pipeline.recipe import BuildSpec, as_data
 from llmanac.data.pipeline.records import read_output
 
+STAGE = {"name": str, **dict.fromkeys(("documents_in", "documents_out", "bytes_out", "changed"), int), "dropped": dict}
+FORM = {"stages": STAGE, "output.files": {"name": str, "bytes": int}}  # what is read of a manifest's lists
 LOOKED_AT = 20_000  # ids that one that is not found is compared with
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished build. Raises DataError that says what the folder is instead."""
-    if (folder / "manifest.json").is_file():
-        return _read(folder / "manifest.json")
-    if (folder / "build.json").is_file():
+    path = folder / "manifest.json"
+    if not path.is_file() and (folder / "build.json").is_file():
         raise DataError(
             f"{folder}: this build is not finished; run `llmanac data build` with its recipe again to go on"
         )
-    raise DataError(f"{folder}: holds no build; name the folder that `llmanac data build` wrote")
-
-
-def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{folder}: holds no build; name the folder that `llmanac data build` wrote")
     again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is complete"
     try:
         found = files.read_json(path)
     except DataError as error:
         raise DataError(f"{error}; {again}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("stages"), list):
-        raise DataError(f"{path}: is not the manifest of a build; {again}")
-    return found
+    files.field(found, "output.documents", int, path, again)
+    for key, kinds in FORM.items():
+        for one in files.field(found, key, list, path, again):
+            for name, kind in kinds.items():
+                files.field(one, name, kind, path, again)
+    return cast(dict[str, Any], found)
 
 
 def reasons(stage: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -75,10 +77,12 @@ def _find(paths: Iterable[Path], name: str) -> dict[str, Any] | None:
     """The line about a document; only lines that begin with its id are parsed."""
     start = json.dumps({"id": name}, ensure_ascii=False).encode("utf-8", "replace")[:-1]
     for path in paths:
-        with open(path, "rb") as handle:
-            for line in handle:
-                if line.startswith(start):
+        try:
+            with open(path, "rb") as handle:
+                if (line := next((line for line in handle if line.startswith(start)), None)) is not None:
                     return dict(json.loads(line))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: damaged ({error}); delete it and run its build again") from None
     return None
 
 

@@ -86,7 +86,8 @@ def _whole(root: Path, folder: Path) -> bool:
     return True
 
 
-def _needed(task: Mapping[str, Any]) -> Iterator[str]:
+def needed(task: Mapping[str, Any]) -> Iterator[str]:
+    """The files of finished tasks that a task reads, below the build's folder."""
     if task["kind"] == "apply":
         yield from (task["shard"], task["decisions"])
     yield from task.get("summaries", ())
@@ -97,7 +98,7 @@ def _needed(task: Mapping[str, Any]) -> Iterator[str]:
 
 def need(root: Path, tasks: Sequence[Mapping[str, Any]]) -> None:
     """Look for what tasks are made of. Raises Gone when some of it has to be made again first."""
-    gone = {Path(name).parent for name in {n for task in tasks for n in _needed(task)} if not (root / name).is_file()}
+    gone = {Path(name).parent for name in {n for task in tasks for n in needed(task)} if not (root / name).is_file()}
     for folder in gone:
         shutil.rmtree(root / folder, ignore_errors=True)
     if gone:
