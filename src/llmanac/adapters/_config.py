@@ -112,6 +112,11 @@ class AdapterFiles:
             raise self.error("modules_to_save", "expected a list of names")
         return listed
 
+    def whole(self, module: str) -> set[str]:
+        """Those of `saved` that mean a module, or one that holds it."""
+        around = [module[: end.start()] for end in re.finditer(r"\.|$", module)]
+        return {end for end in self.saved if any(name.endswith(end) for name in around)}
+
     def ids(self, module: str) -> tuple[int, ...]:
         """The tokens whose rows of a module were trained."""
         found = self.config.get("trainable_token_indices")

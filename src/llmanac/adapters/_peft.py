@@ -168,7 +168,8 @@ def read_lora(model: Any, adapter: AdapterFiles) -> LoRA:
     wanted = {n for n in products if adapter.means("target_modules", n) and adapter.layer(n)}
     if config.get("target_modules") == ALL_LINEAR:
         wanted -= {n for n in wanted - tensors.keys() if any(own.endswith(EMBEDDING) for own in products[n])}
-    missing = sorted(n for n in wanted - tensors.keys() if not adapter.means("exclude_modules", n, unknown=True))
+    rest = (n for n in wanted - tensors.keys() if not adapter.whole(n))  # which wins over target_modules
+    missing = sorted(n for n in rest if not adapter.means("exclude_modules", n, unknown=True))
     if missing:
         raise CheckpointError(
             f"{weights.folder}: target_modules of {adapter.path.name} means {len(missing)} modules of which the file "
@@ -316,8 +317,7 @@ def _copies(
     for name in names:
         theirs = name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         module, _, own = theirs.rpartition(".")
-        parents = [module[: end.start()] for end in re.finditer(r"\.|$", module)]
-        meant = {end for end in saved if any(parent.endswith(end) for parent in parents)}
+        meant = adapter.whole(module)
         parts = places.get(theirs, {})
         shape = next((source.shape for source in parts.values()), None)
         if weights.entry(name).shape == shape and (meant or (own == "bias" and bias != "none")):

@@ -4,7 +4,8 @@
 
 What PEFT wrote is read, and PEFT reads what is written here, for its types LORA (rsLoRA and DoRA too), PREFIX_TUNING
 and PROMPT_TUNING. A field that asks for what is not built here is refused by name, never dropped. Files are untrusted:
-shapes are compared with the model before memory is taken. llmanac.json next to them has the checksum of the tensors.
+shapes are compared with the model before memory is taken. llmanac.json next to them has the checksum of the tensors,
+and those of the model where its folder has them: an adapter of weights that have changed since is said to be so.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ from llmanac.adapters.lora import LoRA
 from llmanac.adapters.prefix import PrefixTuning
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.progress import say_once
 from llmanac.core.spec import make_method
 from llmanac.core.types import capabilities
 from llmanac.models.card import TAG, first_card
@@ -33,6 +35,7 @@ from llmanac.models.weights import Weights, some
 
 WEIGHTS = "adapter_model.safetensors"
 SOFT_PROMPTS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
+BASE = "base_sha256"  # of llmanac.json
 EMBEDDINGS = "prompt_embeddings"
 LEAD_FIELDS = {
     "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers", "num_transformer_submodules",
@@ -75,7 +78,8 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
         raise files.refused(error, path) from error
     files.write_bytes(path / WEIGHTS, data)
     record = read_table(path / RECORD) if (path / RECORD).exists() else {}  # of a model in the same folder
-    files.write_json(path / RECORD, {**record, SUMS: {**read_sums(path), **sums_of(path, [WEIGHTS])}})
+    sums = {**read_sums(path), **sums_of(path, [WEIGHTS])}
+    files.write_json(path / RECORD, {**record, SUMS: sums, BASE: read_sums(Path(origin)) if origin else {}})
     if not (path / "config.json").exists():  # a model's folder has a card of its own
         first_card(path, f"{transform.spec.name} adapter", CARD_TEXT, config["base_model_name_or_path"],
                    library_name="peft", tags=[TAG, transform.spec.name])  # fmt: skip
@@ -101,6 +105,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
         raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
     adapter = AdapterFiles(path / CONFIG, config, Weights(path, file=WEIGHTS))
     say_stopped(path)
+    if isinstance(model, TrainedModel) and model.origin and (path / RECORD).exists():
+        before, now = read_table(path / RECORD).get(BASE), read_sums(Path(model.origin))
+        if before and now and before != now:
+            known = "unless these are the same in fewer bits, tune that model again"
+            say_once(f"note: {path}: was trained on other weights than {model.origin} has now: {known}")
     return read_lora(model, adapter) if kind == "LORA" else _read_soft_prompt(model, adapter, SOFT_PROMPTS[kind])
 
 

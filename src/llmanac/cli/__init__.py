@@ -136,6 +136,7 @@ def main(arguments: list[str] | None = None) -> Any:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments is None:
+        gc.set_threshold(10_000, 10, 10)  # else half of what reading text takes is looking at torch's million objects
         atexit.register(gc.freeze)  # looking for garbage once more at the end takes half a second
     with interrupts.noted(program=arguments is None):
         try:

@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, Unpack
 
 import typer
 
@@ -38,6 +38,7 @@ NO_CHAT = (
     '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
 )
 WISHES = ("/remember ", "/forget ")
+SAMPLING = ("top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size")  # of transformers
 SHOWN = 5  # facts of a message that are named
 PASSAGE = 600  # characters of a source that are shown
 
@@ -97,14 +98,11 @@ def chat_command(
 
 
 def sampling(engine: Engine) -> Options:
-    """Temperature and top_p that a pretrained model's generation_config.json asks for; greedy where it does not."""
-    own = engine.generation
-    if own.get("do_sample") is not True:
-        return {"temperature": 0.0}
-    temperature, top_p = (
-        float(own[name]) if type(own.get(name)) in (int, float) else 1.0 for name in ("temperature", "top_p")
-    )
-    return {"temperature": temperature, "top_p": top_p}
+    """What a pretrained model's generation_config.json asks for; greedy where it draws nothing."""
+    own = {name: value for name, value in engine.generation.items() if type(value) in (int, float)}
+    asked: Any = {name.removesuffix("_size"): own[name] for name in SAMPLING if own.get(name)}  # 0: none
+    drawn = engine.generation.get("do_sample") is True
+    return {**asked, "temperature": own.get("temperature", 1.0) if drawn else 0.0}
 
 
 def chat(

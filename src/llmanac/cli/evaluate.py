@@ -5,15 +5,12 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson
+from llmanac.cli.options import AsJson, OnEngine, Workers, on_ray
 from llmanac.core.errors import SpecError
-
-if TYPE_CHECKING:
-    pass
 
 Model = Annotated[
     str, typer.Argument(help="A run's or model's folder, a .gguf file, a hub name, or a server's http://.")
@@ -23,7 +20,8 @@ Model = Annotated[
 def evaluate_command(
     model: Model, other: str | None = None, benchmarks: str = "", data: Path | None = None, limit: int | None = None,
     shots: int | None = None, chat: bool = False, out: Path = Path( "results" ), dtype: str | None = None,
-    runner: str | None = None, rpm: float | None = None, price: str | None = None, as_json: AsJson = False,
+    runner: str | None = None, rpm: float | None = None, price: str | None = None,
+    engine: OnEngine = "local", workers: Workers = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on.
 
@@ -40,17 +38,21 @@ def evaluate_command(
         rpm (0.001 to 1e6): Requests a minute to a server, at most.
         price (IN,OUT): Of a million tokens that a server reads and writes: prints what the run cost.
     """
+    from llmanac.core.stores import kept
     from llmanac.evaluate.benchmarking import run_benchmarks
     from llmanac.evaluate.load import load_benchmark, names
 
+    on_ray(engine, workers)
     wanted = [part.strip() for part in benchmarks.split(",") if part.strip()]
     if not wanted:
         raise SpecError(f"--benchmarks: give at least one of {', '.join(names())}, or the path of a .toml file")
     try:
-        page = run_benchmarks(
-            model, other, benchmarks=wanted, data=data, limit=limit, shots=shots, chat=chat, output=out, dtype=dtype,
-            runner=runner, rpm=rpm, price=_price(price), note=lambda text: print(text, file=sys.stderr),
-        ).data  # fmt: skip
+        with kept(out) as folder:
+            page = run_benchmarks(
+                model, other, benchmarks=wanted, data=data, limit=limit, shots=shots, chat=chat, output=folder,
+                dtype=dtype, runner=runner, rpm=rpm, price=_price(price), engine=engine, workers=workers,
+                note=lambda text: print(text, file=sys.stderr),
+            ).data  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nInterrupted. Answers so far are kept in {out}; the same command goes on.", file=sys.stderr)
         raise
@@ -63,7 +65,8 @@ def evaluate_command(
         said = f"{one['requests']:,} requests ({one['repeated']:,} of them repeated), {one['read']:,} tokens read"
         print(f"{one['model']}: {said}, {one['written']:,} written{cost}, in this run")
     given = {"--data": data, "--dtype": dtype, "--runner": runner, "--rpm": rpm, "--price": price,
-             "--shots": shots if limit else None, "--output": out}  # fmt: skip
+             "--shots": shots if limit else None, "--output": out, "--workers": workers,
+             "--engine": None if engine == "local" else engine}  # fmt: skip
     more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
     more += [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
     more += ["--chat"] if chat else []

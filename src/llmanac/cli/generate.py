@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import typer
+
 from llmanac.cli.options import (
     Column,
     Draft,
     DraftTokens,
     Force,
     IgnoreConfig,
+    OnEngine,
     Pipeline,
     Rope,
     Sinks,
@@ -22,6 +25,9 @@ from llmanac.cli.options import (
     SomeRunner,
     Tensor,
     Threads,
+    Workers,
+    followed,
+    on_ray,
     stopping,
 )
 from llmanac.core.errors import DataError, SpecError, for_terminal
@@ -29,6 +35,7 @@ from llmanac.core.files import read_json, read_text
 from llmanac.core.types import capabilities
 
 if TYPE_CHECKING:
+    from llmanac.core.cluster import Each
     from llmanac.generate.engine import Engine, Options
 
 EARLY = {"true": True, "false": False, "never": "never"}
@@ -40,7 +47,8 @@ def generate_command(
     temperature: float = 0.0, seed: int = 0, draft: Draft = None, draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto", threads: Threads = None, rope: Rope = None, sinks: Sinks = None,
     ignore: IgnoreConfig = None,
-    tensor: Tensor = 1, pipeline: Pipeline = 1, *, changes: dict[str, Any],
+    tensor: Tensor = 1, pipeline: Pipeline = 1, engine: OnEngine = "local", workers: Workers = None,
+    *, changes: dict[str, Any],
 ) -> None:  # fmt: skip
     """Continue a text, or every text of a file.
 
@@ -90,20 +98,31 @@ def generate_command(
 
         if output is not None:
             check_place(output, prompts, force=force)
+    how: dict[str, Any] = {"draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks}
+    kept = {**how, "runner": runner}
+    if on_ray(engine, workers):
+        if output is None or tensor * pipeline > 1:
+            raise SpecError("--engine ray: continues --prompts into --output, without --tensor and --pipeline")
+        from llmanac.models.locate import on_cluster
+
+        with on_cluster(load_writer, path, workers, **kept, ignore=ignore or ()) as actors:
+            _file(actors.results, path, _texts(prompts or "", column), output, options, force, kept)
+        return
     with contextlib.ExitStack() as ranks:
         if tensor * pipeline > 1:
-            engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks, ignore=ignore or ())
+            made = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks, ignore=ignore or ())
         else:
-            how: dict[str, Any] = {
-                "draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks, "ignore": ignore or ()
-            }  # fmt: skip
-            engine = load_writer(path, runner=runner, **how)
+            made = load_writer(path, **kept, ignore=ignore or ())
         if prompts is not None:
-            how = {"draft": draft, "draft_tokens": draft_tokens, "runner": runner, "rope": rope, "sinks": sinks}
-            _file(engine, path, prompts, column, output, options, force, how)
+            from llmanac.core.cluster import here
+            from llmanac.generate.prompts import check
+
+            texts = _texts(prompts, column)
+            check(made, texts, options)
+            _file(here(made), path, texts, output, options, force, kept)
         else:
-            print_completions(engine, text or prompt or sys.stdin.read(), **options)
-    say_drafts(engine)
+            print_completions(made, text or prompt or sys.stdin.read(), **options)
+    say_drafts(made)
 
 
 def divided(
@@ -113,8 +132,10 @@ def divided(
     if draft is not None or runner.startswith("native"):
         flag = "--runner native" if draft is None else "--draft"
         raise SpecError(f"--tensor, --pipeline: do not go with {flag}; leave one of them out")
-    from llmanac.parallel.serving import sharded_engine
+    from llmanac.parallel.serving import FOLLOWER, sharded_engine
 
+    if followed(FOLLOWER):
+        raise typer.Exit
     return ranks.enter_context(sharded_engine(path, tensor=tensor, pipeline=pipeline, **choices))
 
 
@@ -142,26 +163,29 @@ def _method(text: str) -> Any:
         raise SpecError(f"--decoding: {error}") from None
 
 
-def _file(
-    engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any, force: bool,
-    how: dict[str, Any],
-) -> None:  # fmt: skip
-    """Continue the texts of a file; to `output`, or as JSON Lines on standard output."""
+def _texts(prompts: str, column: str) -> list[str]:
     from llmanac.cli.score import texts_of
+
+    if not (texts := [text for text in texts_of((), prompts, column) if text.strip()]):
+        raise DataError(f"{prompts}: holds no text")
+    return texts
+
+
+def _file(
+    each: Each, path: str, texts: list[str], output: Path | None, options: Any, force: bool, how: dict[str, Any]
+) -> None:
+    """Continue texts; to `output`, or as JSON Lines on standard output."""
     from llmanac.cli.tables import print_table
     from llmanac.generate.prompts import continued, write_completions
 
-    texts = [text for text in texts_of((), prompts, column) if text.strip()]
-    if not texts:
-        raise DataError(f"{prompts}: holds no text")
     if output is None:
-        for lines in continued(engine, texts, options):
+        for _, lines in continued(each, texts, options):
             write(lines)
         return
     with stopping(kept=f"what is done is kept next to {output}"):
-        found = write_completions(engine, texts, output, options, path, force=force, how=how)
-    each = f"{found.logprob / max(1, found.scored):.3f}"
-    row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", each, f"{found.ended / found.texts:.0%}")
+        found = write_completions(each, texts, output, options, path, force=force, how=how)
+    mean = f"{found.logprob / max(1, found.scored):.3f}"
+    row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", mean, f"{found.ended / found.texts:.0%}")
     print_table(str(output), ("prompts", "texts", "tokens", "log p a token", "ended"), [row], left=())
     print(f"Next: llmanac score {shlex.quote(path)} {shlex.quote(str(output))} --column text")
 

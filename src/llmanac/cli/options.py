@@ -1,6 +1,7 @@
 """Options that several commands share, groups of commands, and how sizes are written."""
 
 import contextlib
+import importlib
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -61,6 +62,10 @@ Threads = Annotated[
 ]
 Tensor = Annotated[int, typer.Option(min=1, help="Processes to divide each layer over (torch runner, CPU).")]
 Pipeline = Annotated[int, typer.Option(min=1, help="Processes to divide the layers over; goes with --tensor.")]
+OnEngine = Annotated[
+    str, typer.Option("--engine", metavar="[local|ray]", help="Where: this process, or those of a Ray cluster.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes of --engine ray [one a GPU, else one a machine].")]
 Rope = Annotated[
     str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
 ]
@@ -129,17 +134,25 @@ class SeveralValues(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-def followed() -> bool:
-    """Whether this process is a further rank of torchrun's; then it has been one until rank 0 ended."""
+def followed(what: str = "llmanac.train.team") -> bool:
+    """Whether this process is a further rank of torchrun's; then it has been one of `what` until rank 0 ended."""
     from llmanac.parallel import launch
 
     if not launch.is_further_rank():
         return False
     from llmanac.parallel.mesh import further_rank
-    from llmanac.train.team import follow
 
-    further_rank(follow)
+    further_rank(importlib.import_module(what).follow)
     return True
+
+
+def on_ray(engine: str, workers: int | None) -> bool:
+    """Whether --engine is ray. Raises SpecError."""
+    if engine not in ("local", "ray"):
+        raise SpecError(f"--engine: {engine!r} is not one of local, ray")
+    if workers is not None and engine == "local":
+        raise SpecError("--workers: is of --engine ray")
+    return engine == "ray"
 
 
 def on_processes(changes: dict[str, Any], processes: int | None, recipe: Any = None) -> dict[str, Any]:

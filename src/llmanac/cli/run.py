@@ -25,6 +25,7 @@ def run_command(
     began = time_without_once()  # the budget includes loading the libraries
     from llmanac.cli.results import print_run
     from llmanac.core import spec
+    from llmanac.core.stores import kept
     from llmanac.parallel import launch
     from llmanac.recipes.run import asked_for, run
     from llmanac.recipes.spec import read_recipe
@@ -40,6 +41,9 @@ def run_command(
     chosen = folder or (Path("runs") / str(changes["name"]) if "name" in changes else None)
     where = f" --folder {quote(str(chosen))}" if chosen else ""
     where += f" --processes {processes}" if processes else ""
-    with stopping(f"llmanac run {quote(recipe)}{where} --resume"), launch.processes(processes or 1):
+    with (
+        stopping(f"llmanac run {quote(recipe)}{where} --resume"), kept(folder) as folder,
+        launch.processes(processes or 1),
+    ):  # fmt: skip
         done = run(recipe, changes, folder=folder, resume=resume or launch.restarted(folder), began=began)
     return print_run(done)

@@ -106,6 +106,7 @@ def extend_command(
     new = extend(old, _reading(column, include).texts(paths), tokens)
     with atomic_folder(place) as target:
         new.save(target)
+        _free(place)  # again: another command may have written it meanwhile
     print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are unchanged")
     if new.vocab_size - old.vocab_size < tokens:
         print(f"fewer than the {tokens:,} asked for: this text has no more to learn")

@@ -1,14 +1,13 @@
 """What answers a benchmark: a model through the engine, or a server through OpenAI's completions."""
 
-import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
-from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.core.files import file_sha256
+from llmanac.core.errors import SpecError
 from llmanac.generate.engine import Engine
+from llmanac.models.locate import contents
 from llmanac.models.pairs import encode
 
 PREFIX_BYTES = 256 << 20  # of examples that prompts share
@@ -83,7 +82,7 @@ def load_local(path: str, *, dtype: str | None = None, device: str = "auto", run
 
     engine = load_engine(path, dtype=dtype, device=device, runner=runner)
     kind = str(getattr(engine.model, "compute_dtype", None) or dtype)
-    return Local(engine, path, f"{_content(path)} {kind} {(runner or 'auto') if engine.native else 'torch'}")
+    return Local(engine, path, f"{contents(path)} {kind} {(runner or 'auto') if engine.native else 'torch'}")
 
 
 def load_answerer(
@@ -98,25 +97,22 @@ def load_answerer(
     return load_local(path, dtype=dtype, runner=runner)
 
 
+@dataclass(frozen=True)
+class RemoteAnswerer:
+    """What an `Answerer` elsewhere is called, and what its answers depend on."""
+
+    name: str
+    identity: str
+    kept: int
+
+    @classmethod
+    def of(cls, model: Answerer, chat: bool) -> "tuple[RemoteAnswerer, str | None]":
+        """And what `chat_note` says of it."""
+        return cls(model.name, model.identity, model.kept), chat_note(model, chat)
+
+
 def chat_note(model: Answerer, chat: bool) -> str | None:
     """A hint where prompts are continued as they are by a model that has a chat template."""
     if chat or not isinstance(model, Local) or model.engine.chat_template is None:
         return None
     return f"note: {model.name} has a chat template; --chat sends prompts through it"
-
-
-def _content(path: str) -> str:
-    """A hash of the files that a model, its adapter and its tokenizer are read from."""
-    from llmanac.models.locate import base_of, find_adapter, locate, model_folder
-
-    total, adapter = hashlib.sha256(), find_adapter(path)
-    base = path if adapter is None else str(base_of(adapter))
-    places = [*([] if adapter is None else [adapter]), model_folder(base), Path(locate(base)[1])]
-    for place in dict.fromkeys(places):
-        for file in [place] if place.is_file() else sorted(place.glob("*")):
-            if file.is_file() and file.suffix in (".json", ".safetensors", ".gguf", ".model", ".txt", ".jinja"):
-                try:
-                    total.update(f"{file.name} {file_sha256(file)}\n".encode())
-                except OSError as error:
-                    raise CheckpointError(f"{file}: cannot read it ({error.strerror})") from None
-    return total.hexdigest()[:32]

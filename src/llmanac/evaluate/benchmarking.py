@@ -3,23 +3,26 @@
 Results on disk: `results.json`, the items as JSON Lines, and one HTML page in which items can be filtered.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.cluster import Each, here
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_file, write_json, write_text
 from llmanac.core.outputs import check_pages
 from llmanac.core.pages import Section, render_page, table
 from llmanac.core.shown import Shown
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate.answering import chat_note, load_answerer
+from llmanac.evaluate.answering import Answerer, RemoteAnswerer, chat_note, load_answerer
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import Difference, Evaluation, compare_all, evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.server import ServedModel
+from llmanac.models.locate import on_cluster
 
 ITEMS = Path(__file__).with_name("items.html")
 RESULTS, PAGE, KEY = "results.json", "report.html", "evaluations"
@@ -141,6 +144,8 @@ def run_benchmarks(
     runner: str | None = None,
     rpm: float | None = None,
     price: tuple[float, float] | None = None,
+    engine: str = "local",
+    workers: int | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluated:
     """Run benchmarks; every answer is kept as it is given, so that a stopped run goes on.
@@ -151,6 +156,7 @@ def run_benchmarks(
         data: the folder of their data; for a path its own folder by default.
         limit: only the first items of each; shots: examples before each question, by default the benchmark's.
         chat: send prompts through the chat template, and ask for choices by letter. runner: of generated answers.
+        engine: local, or ray for processes of a Ray cluster, `workers` of them (`core/cluster.py`).
         rpm: requests a minute to a server, at most. price: of a million tokens that it reads, and that it writes.
         note: called with what a user may want to know.
 
@@ -159,6 +165,8 @@ def run_benchmarks(
     """
     folder, chosen = Path(output), []
     check_folder(folder)
+    if engine == "ray" and any(str(path).startswith("http") for path in (model, other)):
+        raise SpecError("--engine ray: is for models of files; a server answers several requests at a time by itself")
     for part in dict.fromkeys([benchmarks] if isinstance(benchmarks, str) else benchmarks):
         name, own = load_benchmark(part)
         place = data or (Path(part).parent if Path(part).suffix else None)
@@ -168,13 +176,24 @@ def run_benchmarks(
     found: list[list[Evaluation]] = []
     usage = []
     for path in dict.fromkeys([str(model), *([] if other is None else [str(other)])]):
-        answerer = load_answerer(path, dtype=dtype, runner=runner, rpm=rpm)
-        said = chat_note(answerer, chat) if all(own.generation is not None for _, own, _ in chosen) else None
-        if said is not None:
-            note(said)
-        found.append([evaluate(answerer, n, items, own, cache=folder / "cache", chat=chat) for n, own, items in chosen])
-        if isinstance(answerer, ServedModel):
-            usage.append({"model": answerer.name, **answerer.requests.used(price)})
+        with contextlib.ExitStack() as kept:
+            answerer: Answerer | RemoteAnswerer
+            if engine == "ray":
+                actors = kept.enter_context(on_cluster(load_answerer, path, workers, dtype=dtype, runner=runner))
+                each: Each = actors.results
+                answerer, said = actors.one(RemoteAnswerer.of, chat)
+            else:
+                answerer = load_answerer(path, dtype=dtype, runner=runner, rpm=rpm)
+                each, said = here(answerer), chat_note(answerer, chat)
+            if said is not None and all(own.generation is not None for _, own, _ in chosen):
+                note(said)
+            if isinstance(answerer, ServedModel) and (folder / "cache").is_dir():  # nothing tells what a server serves
+                held = f"{folder / 'cache'}: answers that {answerer.name} gave before are not asked for again"
+                note(f"note: {held}; name another folder where its model has changed")
+            how: dict[str, Any] = {"cache": folder / "cache", "chat": chat, "each": each}
+            found.append([evaluate(answerer, n, items, own, **how) for n, own, items in chosen])
+            if isinstance(answerer, ServedModel):
+                usage.append({"model": answerer.name, **answerer.requests.used(price)})
     differences = compare_all(list(zip(*found, strict=True))) if len(found) == 2 else []
     options = {"limit": limit, "shots": shots, "chat": chat}
     return Evaluated(

@@ -156,6 +156,11 @@ class Embedder:
         Raises:
             DataError: a text without a token, or one that is too long and to be refused, by its number.
         """
+        rows, cut = self.rows(texts, on_long, prompt)
+        return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+
+    def rows(self, texts: Sequence[str], on_long: OnLong, prompt: str | None) -> tuple[list[list[int]], list[int]]:
+        """As `tokens`, with the prompt before each text. Raises DataError as `texts`."""
         before = self.settings.before(prompt)
         rows, cut = self.tokens([before + text for text in texts])
         if cut and on_long == "refuse":
@@ -167,7 +172,11 @@ class Embedder:
                 raise DataError(
                     f"text {number + 1}: is empty, and this model puts no token around a text; leave it out"
                 )
-        return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+        return rows, cut
+
+    def prepared(self, *given: Any) -> tuple[list[list[int]], list[int], Pooling, int | None]:
+        """What `rows` gives, how the model pools, and how many tokens it reads."""
+        return *self.rows(*given), self.pooling, self.most
 
     def related(self, query: str, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """(N,) how near each text is to a question, from -1 to 1 (cosines), and how many tokens were read."""
@@ -210,7 +219,7 @@ class Embedder:
             raise SpecError(f"layer: {layer} is not between 0 and the {blocks} blocks of the model")
         want = OutputRequest(layers=(blocks if layer is None else layer,))
         out: list[Tensor | None] = [None] * len(rows)
-        for chosen in _batches([len(row) for row in rows], BATCH_HIDDEN):
+        for chosen in batches([len(row) for row in rows], BATCH_HIDDEN):
             found = self.model(self._padded([list(rows[i]) for i in chosen]), want=want).layers[0]
             states = self.model.model.norm(found)
             for i, row in zip(chosen, states, strict=True):
@@ -225,7 +234,7 @@ class Embedder:
             RequestError: an id or a length that the model cannot take.
         """
         out: np.ndarray | None = None
-        for chosen in _batches([len(row) for row in rows], BATCH_TOKENS):
+        for chosen in batches([len(row) for row in rows], BATCH_TOKENS):
             found = self._batch([list(rows[i]) for i in chosen]).float().cpu().numpy()
             out = np.empty((len(rows), found.shape[1]), np.float32) if out is None else out
             out[chosen] = found
@@ -248,7 +257,7 @@ class Embedder:
         return batch
 
 
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """Numbers of rows that go together: of like lengths, `most` places in all, padding included."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     start = 0

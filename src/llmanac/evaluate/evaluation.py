@@ -6,23 +6,24 @@ Items go in blocks. A block's answers are kept under a hash of the model, the pr
 stopped goes on, and another limit or another metric computes only what is new. Decoding is greedy.
 """
 
-import functools
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmanac.core.cluster import Each, here
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress, say_once
 from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._choosing import lettered
 from llmanac.evaluate._judging import ItemVerdict, Score, judged, summarise
-from llmanac.evaluate.answering import Answerer
+from llmanac.evaluate.answering import Answerer, RemoteAnswerer
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
 from llmanac.evaluate.verdict.aggregates import lower_is_better
@@ -60,7 +61,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Answerer,
+    model: Answerer | RemoteAnswerer,
     name: str,
     items: Sequence[BenchmarkItem],
     own: Benchmark,
@@ -68,6 +69,7 @@ def evaluate(
     cache: Path | None = None,
     chat: bool = False,
     block: int | None = None,
+    each: Each | None = None,
 ) -> Evaluation:
     """Answer and score items.
 
@@ -75,6 +77,7 @@ def evaluate(
         cache: the folder where answers are kept; None keeps none.
         chat: prompts are sent as a user's messages, choices are asked for by letter.
         block: items that are answered and kept together; changes no score.
+        each: what computes; this process by default, `Actors.results` of processes that hold the model.
 
     Raises:
         SpecError: `chat` for a benchmark of a text's likelihood.
@@ -85,20 +88,26 @@ def evaluate(
     given, pairs = own.shots.delimiter, [] if chat or own.generation is not None else _pairs(items, own)
     if given[-1:].isspace() and any(text[len(given) :][:1].isspace() for row in pairs for _, text in row):
         say_once(f"note: {name}: texts that are scored begin with white space of their own and with shots.delimiter's")
-    raw: list[Any] = []
     kind = str if chat or own.generation is not None else list
     block = block or (model.kept if chat else BLOCK)
+    parts = [items[start : start + block] for start in range(0, len(items), block)]
+    places = [_place(cache, _request(model, part, own, chat)) for part in parts]
+    found = {n: kept for n, part in enumerate(parts) if (kept := _kept(places[n], len(part), kind)) is not None}
+    left = [number for number in range(len(parts)) if number not in found]
     with progress(name, total=len(items), unit="items") as bar:
-        for start in range(0, len(items), block):
-            part = items[start : start + block]
-            compute = functools.partial(_answers, model, part, own, chat)
-            raw += _kept(cache, _request(model, part, own, chat), len(part), kind, compute)
-            bar.advance(len(part))
+        bar.update(sum(len(parts[number]) for number in found))
+        for number, answers in (each or here(model))(_answers, [(parts[number], own, chat) for number in left]):
+            number = left[number]
+            if (place := places[number]) is not None:
+                write_json(place, answers, indent=None)
+            found[number] = answers
+            bar.advance(len(parts[number]))
+    raw = [answer for number in range(len(parts)) for answer in found[number]]
     verdicts = judged(items, raw, own, chat)
     return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts), chat)
 
 
-def _request(model: Answerer, items: Sequence[BenchmarkItem], own: Benchmark, chat: bool) -> list[Any]:
+def _request(model: Answerer | RemoteAnswerer, items: Sequence[BenchmarkItem], own: Benchmark, chat: bool) -> list[Any]:
     made = own.generation
     if made is not None:
         return [FORM, model.identity, chat, list(made.stop), made.length, [item.prompt for item in items]]
@@ -126,23 +135,22 @@ def _answers(model: Answerer, items: Sequence[BenchmarkItem], own: Benchmark, ch
     return [[list(next(found)) for _ in row] for row in pairs]
 
 
-def _kept(
-    cache: Path | None, request: list[Any], count: int, kind: type, compute: Callable[[], list[Any]]
-) -> list[Any]:
-    """The answers to a request, texts or lists of likelihoods: those of an earlier run, or computed and kept."""
+def _place(cache: Path | None, request: list[Any]) -> Path | None:
+    """Where the answers to a request are kept."""
     if cache is None:
-        return compute()
+        return None
     key = hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
-    place = cache / key[:2] / f"{key}.json"
-    try:
-        found = read_json(place)
-        if isinstance(found, list) and len(found) == count and all(isinstance(one, kind) for one in found):
-            return found
-    except DataError:  # not there, or damaged
-        pass
-    found = compute()
-    write_json(place, found, indent=None)
-    return found
+    return cache / key[:2] / f"{key}.json"
+
+
+def _kept(place: Path | None, count: int, kind: type) -> list[Any] | None:
+    """The answers of an earlier run, texts or lists of likelihoods."""
+    if place is not None:
+        with contextlib.suppress(DataError):  # not there, or damaged
+            found = read_json(place)
+            if isinstance(found, list) and len(found) == count and all(isinstance(one, kind) for one in found):
+                return found
+    return None
 
 
 @dataclass(frozen=True)

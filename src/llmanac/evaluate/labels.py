@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, RequestError
 from llmanac.core.types import HIDDEN, Batch
-from llmanac.evaluate.embed import BATCH_TOKENS, Embedder, Pooling, _batches, pool
+from llmanac.evaluate.embed import BATCH_TOKENS, Embedder, Pooling, batches, pool
 from llmanac.models.classifiers.load import explain_by_leaving_out
 
 SEQUENCE = "ForSequenceClassification"
@@ -52,7 +52,7 @@ class Labeller(Embedder):
             types: which text of a pair each token is of.
         """
         out: list[Any] = [None] * len(rows)
-        for chosen in _batches([len(row) for row in rows], BATCH_TOKENS):
+        for chosen in batches([len(row) for row in rows], BATCH_TOKENS):
             batch = self._padded([list(rows[i]) for i in chosen])
             if types is not None and self.model.typed:
                 kinds: Any = Batch.padded([list(types[i]) for i in chosen], device=self.model.device).ids

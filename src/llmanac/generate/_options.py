@@ -289,6 +289,30 @@ class NotBefore(DecodingSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forced(DecodingSpec):
+    """The first token of an answer is `first`, and its token number `most` is `last`, as transformers'
+    `forced_bos_token_id` and `forced_eos_token_id`; None forces nothing."""
+
+    reads_text: ClassVar[bool] = True
+    first: int | None
+    last: int | None
+    most: int
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        def force(logits: Array, sequences: Sequences = ()) -> Array:
+            logits = logits.copy()
+            for row, sequence in enumerate(sequences):
+                at = len(sequence.ids) + 1
+                token = self.last if at == self.most and self.last is not None else self.first if at == 1 else None
+                if token is not None:
+                    logits[row] = -np.inf
+                    logits[row, token] = 0.0
+            return logits
+
+        return force
+
+
+@dataclass(frozen=True, kw_only=True)
 class Allowed(DecodingSpec):
     """Only these token ids may be generated; the rest of the logits become -inf."""
 

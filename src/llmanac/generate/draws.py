@@ -23,10 +23,11 @@ class PlainDraws:
 
     Args:
         seed: with a request's place among those of the scheduler and a sample's number it names the stream.
+        first: the place of the scheduler's first request, where others have those before it.
     """
 
-    def __init__(self, seed: int, temperature: float) -> None:
-        self.seed, self.temperature = seed, temperature
+    def __init__(self, seed: int, temperature: float, first: int = 0) -> None:
+        self.seed, self.temperature, self.first = seed, temperature, first
         self._keys: dict[tuple[int, int], int] = {}
 
     def __call__(self, logits: Array, sequences: Items[Sequence]) -> list[TokenLogprob]:
@@ -47,7 +48,7 @@ class PlainDraws:
         return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def _key(self, sequence: Sequence) -> int:
-        place = (sequence.request.arrival, sequence.index)
+        place = (self.first + sequence.request.arrival, sequence.index)
         if place not in self._keys:
             self._keys[place] = seed_of(self.seed, "draw", *place)
         return self._keys[place]

@@ -31,12 +31,14 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel, capabilities, evaluating
 from llmanac.generate._native_file import FileModel
 from llmanac.generate._options import Allowed
+from llmanac.generate._text import TextStream
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.requests import Completion, Options, Piece, Request, TokenLogprob, check_names, completions
 from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
+from llmanac.models.folder import FORCED
 from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
@@ -293,14 +295,14 @@ class Engine:
             raise RequestError("images: this model reads text alone; leave them out")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
-        source_length = 1 if capabilities(self.model).reads_source else None  # answers have a row of their own
-        if source_length is not None and options.get("prompt_logprobs") is not None:
+        able = capabilities(self.model)
+        if able.reads_source and options.get("prompt_logprobs") is not None:
             raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
         size = self.model.vocab_size
         constraint = constraint_of(cast(dict[str, Any], options), self.tokenizer, stop_ids, size, self._matchers)
         made = Request(
-            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length,
-            constraint=constraint,
+            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, constraint=constraint,
+            start_id=able.start_id, forced=self._forced if able.reads_source else (None, None),
         )  # fmt: skip
         for method in made.decoding:
             if method.ids and max(method.ids) >= size:
@@ -314,6 +316,26 @@ class Engine:
         listed = self.generation.get("eos_token_id")
         found = [self.tokenizer.eos_id if self.tokenizer else None, *(listed if isinstance(listed, list) else [listed])]
         return frozenset(int(i) for i in found if i is not None)
+
+    @property
+    def _forced(self) -> tuple[int | None, int | None]:
+        """The first and the last token that the model's generation_config.json gives an answer."""
+        found: list[int | None] = []
+        for key in FORCED:
+            listed = self.generation.get(key)
+            token: Any = listed[0] if isinstance(listed, list) and listed else listed
+            if token is not None and token >= self.model.vocab_size:
+                raise RequestError(f"{key}: {token} is not in the vocabulary of {self.model.vocab_size} tokens")
+            found.append(token if token != -1 else None)
+        return found[0], found[1]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids, as a completion has it: without special tokens."""
+        stream = TextStream(self.tokenizer)
+        for i in ids:
+            stream.push(i)
+        stream.close()
+        return stream.text
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -22,7 +22,7 @@ import numpy as np
 
 from llmanac.core.errors import RequestError, nearest
 from llmanac.core.rng import seed_of
-from llmanac.generate._options import Constraint, Options, decoding_of, optional, whole
+from llmanac.generate._options import Constraint, Forced, Options, decoding_of, optional, whole
 from llmanac.generate._text import TextStream
 from llmanac.generate.constrain import parser_of
 from llmanac.generate.decoding import Array, beam
@@ -111,8 +111,9 @@ class Request:
         stop_ids: frozenset[int],
         context: int | None,
         tokenizer: Any,
-        source_length: int | None = None,
+        start_id: int | None = None,
         constraint: Callable[[], Constraint] | None = None,
+        forced: tuple[int | None, int | None] = (None, None),
     ):
         self.prompt = tuple(prompt)
         self.context = context
@@ -125,7 +126,9 @@ class Request:
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("allowed_ids: give either a constraint or allowed_ids, not both")
         self.parser = parser_of(options)
-        self.first = len(self.prompt) if source_length is None else source_length
+        # what the row of an answer begins with: an encoder reads its prompt apart
+        self.begun = self.prompt if start_id is None else (start_id,)
+        self.first = len(self.begun)
         self.adapter = options.get("adapter")
         self.images = options.get("images")
         self.stop_ids = stop_ids
@@ -139,6 +142,8 @@ class Request:
         special = tokenizer.special_tokens if tokenizer else {}
         self.stop_ids |= {special[s] for s in stops if s in special}
         self.decoding = decoding_of(options, [*self.stop_ids])
+        if self.constraint is None and any(token is not None for token in forced):
+            self.decoding = (Forced(first=forced[0], last=forced[1], most=self.max_new_tokens), *self.decoding)
         last = self.decoding[-1] if self.decoding else None
         self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None
         self.searching: beam.Search | None = None
@@ -213,7 +218,7 @@ class Sequence:
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        return self.request.prompt
+        return self.request.begun
 
     @property
     def ids(self) -> list[int]:

@@ -17,7 +17,7 @@ from llmanac.core.spec import Spec
 from llmanac.lab.cache import threads, versions
 
 # Files that carry data, names and messages about, and never a number into a result.
-PLUMBING = {"catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
+PLUMBING = {"called", "catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
 
 
 def spec_modules(value: Any) -> set[str]:

@@ -14,6 +14,7 @@ FORMAT_VERSION = 1
 CONFIG, RECORD, GENERATION = "config.json", "llmanac.json", "generation_config.json"
 SUMS = "sha256"  # the field of llmanac.json with the checksum of each file of weights
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")  # of an encoder-decoder's answers
 MOST = (1 << 31) - 1  # of a size or an id: no tensor that a file could hold has more rows
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 TRAINED = "original_max_position_embeddings"  # of a scaling of rotary positions
@@ -80,19 +81,19 @@ def read_sums(folder: Path) -> dict[str, Any]:
 
 
 def read_generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json, with the special ids that only config.json may have.
+    """generation_config.json, with the special ids that only config.json may have; without it, with the forced ones.
 
     Raises:
         CheckpointError: ids that are none, or a value that could not be written again.
     """
     path = folder / GENERATION
-    own = read_table(path) if path.exists() else {}
+    own = read_table(path) if path.exists() else {key: config.get(key) for key in FORCED}
     found: dict[str, Any] = {}
     for file, table in ((folder / CONFIG, {key: config.get(key) for key in TOKENS}), (path, own)):
         for key, value in table.items():
             if value is None:
                 continue
-            if key in TOKENS and not all(map(_is_id, value if isinstance(value, list) else [value])):
+            if key in (*TOKENS, *FORCED) and not all(map(_is_id, value if isinstance(value, list) else [value])):
                 raise CheckpointError(f"{file}: {key} is {shown(value)}, expected the id of a token")
             found[key] = value
     for key, value in found.items():

@@ -173,14 +173,22 @@ class Embedding(Changeable):
         init_normal(parameter, self.std, generator)
 
 
+DRAWN = 1 << 20  # numbers that are drawn at a time: more would be there twice
+
+
 @torch.no_grad()
 def init_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """Normal numbers with this standard deviation (zeros for 0), drawn on the CPU in float32 whatever the parameter."""
     if std == 0.0:
         parameter.zero_()
         return
-    drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
-    parameter.copy_(drawn)
+    if parameter.numel() < 2 * DRAWN or not parameter.is_contiguous():
+        parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+        return
+    flat, last = parameter.view(-1), parameter.numel() // DRAWN - 1
+    for number in range(last + 1):  # the same numbers, since torch draws sixteen at a time
+        piece = flat[number * DRAWN : (number + 1) * DRAWN if number < last else None]
+        piece.copy_(torch.empty(piece.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
 
 
 def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ from llmanac.models.packed_files import KEY, PackedLayout, QuantizedWeights, lay
 from llmanac.models.quantized import Quantized
 from llmanac.models.save import export_model
 from llmanac.models.scaling import stretched, windowed
-from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
+from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, check_tied, some, to
 
 __all__ = ["export_model", "load_model"]
 
@@ -80,7 +80,7 @@ def load_model(
             or `owner/name@revision`), from its cache where that has it.
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
             The matrices of a .gguf file stay packed, in float32 to whoever looks, unless a dtype is given.
-        device: auto, cpu, cuda, mps.
+        device: auto, cpu, cuda, mps; torch.device("meta") for a model without memory, whose values ranks read in parts.
         rope: scale rotary positions for a longer context, as "yarn:4".
         sinks: read only so many first tokens and a window of the last ones, as "4+1020".
         ignore: keys of config.json that are read as if they were not there, where they are known to change nothing.
@@ -90,9 +90,26 @@ def load_model(
         CheckpointError: a file that is missing or damaged, a family that is not known, a config that asks for what is
             not supported, or weights that are missing, unused or of another shape; the message names which.
     """
-    place = model_folder(path)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     target = resolve_dtype(dtype, where)
+    model, sources, weights = open_model(path, rope=rope, sinks=sinks, ignore=ignore)
+    if weights is None:
+        return model
+    if where.type == "meta":
+        model.values_at = {"path": str(path), "rope": rope, "sinks": sinks, "ignore": list(ignore)}
+        return model.to(target).eval()
+    _fill(model, sources, weights, target, where, keep=dtype is None or not isinstance(weights, PackedWeights))
+    return model.eval()
+
+
+def open_model(
+    path: str | Path, *, rope: str | None = None, sinks: str | None = None, ignore: Sequence[str] = ()
+) -> tuple[Any, dict[str, WeightSource], Weights | None]:
+    """As `load_model`: the model without memory, where each parameter is, and the files, which were not read yet.
+
+    An n-gram model is read, and has no files then.
+    """
+    place = model_folder(path)
     packed = PackedWeights(place) if place.is_file() else None
     data = read_table(place / CONFIG) if packed is None else packed.config
     if lost := [key for key in ignore if key not in data]:
@@ -100,12 +117,12 @@ def load_model(
     data = {key: value for key, value in data.items() if key not in ignore}
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
-        return ngram.load_pretrained(place)  # type: ignore[return-value]
+        return ngram.load_pretrained(place), {}, None
     quantization = data.pop(KEY, None) or None
     layout = None if quantization is None else layout_of(place / CONFIG, quantization)
     if sees := packed is None and isinstance(kind, str) and kind in WRAPPED:
         warnings.warn(
-            f"{place}: vision_tower and multi_modal_projector are left out; the model reads text alone", stacklevel=2
+            f"{place}: vision_tower and multi_modal_projector are left out; the model reads text alone", stacklevel=3
         )
         data = text_of(data, place / CONFIG)
         kind = data["model_type"]
@@ -120,8 +137,7 @@ def load_model(
     _check_fit(model, sources, claim, weights)
     model.generation = read_generation(place, data)
     model.origin, model.family = str(path), None if kind == "llmanac" else str(kind)
-    _fill(model, sources, weights, target, where, keep=dtype is None or packed is None)
-    return model.eval()
+    return model, sources, weights
 
 
 def _weights(folder: Path, layout: PackedLayout | None, *names: Any, **more: Any) -> Weights:
@@ -157,7 +173,7 @@ def _theirs(
         raise _named(error, path, fields) from error
     skipped = (*_further(config, chosen, spec), *(LEFT_OUT if sees else ()))
     if unknown := config.finish():
-        warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=4)
+        warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=5)
     if packed is None:
         _check_pickles(place, data.get("architectures"))
     names, left_out = chosen.stored(spec)
@@ -165,7 +181,7 @@ def _theirs(
     bare = bool(weights.prefix) and "model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
     if bare and spec.name == "transformer" and not spec.tied and not spec.head.labels:  # as E5-Mistral's
         reason = "it gives vectors of texts, and what it would write says nothing"
-        warnings.warn(f"{place}: holds no head; {reason}", stacklevel=4)
+        warnings.warn(f"{place}: holds no head; {reason}", stacklevel=5)
         spec = replace(spec, tied=True)
     return Claim(path, spec, vocab_size, names, fields, config.sizes), weights
 
@@ -365,7 +381,7 @@ def _fill(
     if tied and (head := sources["lm_head.weight"].name) in weights:
         embedding = model.embedding.weight
         own = embedding if isinstance(embedding, Quantized) else state["model.embed_tokens.weight"]
-        _check_tied(weights.take(head), own, weights.folder)
+        check_tied(weights.take(head), own, weights.folder)
     model.load_state_dict(state, strict=False, assign=True)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -379,11 +395,3 @@ def _with_progress(model: nn.Module, dtype: torch.dtype) -> Iterator[str]:
         for name, size in sizes.items():
             yield name
             bar.advance(size)
-
-
-def _check_tied(head: Tensor, embedding: Tensor, folder: Path) -> None:
-    if head.shape != embedding.shape or not torch.equal(head.to(embedding), embedding):
-        raise CheckpointError(
-            f"{folder}: the config ties the head to the embedding, but lm_head.weight differs from it; "
-            "set tie_word_embeddings to false"
-        )

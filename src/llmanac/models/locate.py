@@ -1,16 +1,26 @@
 """Where a model is: in a run's folder, in a folder of its own, in a .gguf file, or on the hub."""
 
+import contextlib
+import functools
+import hashlib
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from llmanac.core import files
+from llmanac.core.cluster import Actors
 from llmanac.core.errors import CheckpointError
 from llmanac.core.progress import say_once
+from llmanac.core.stores import STORE, pull
 from llmanac.models.folder import CONFIG, read_table
 
+_pulled = functools.cache(pull)
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
+READ = {".json", ".safetensors", ".gguf", ".model", ".jinja", ".txt", ".bin", ".pt"}  # files that a model is read from
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
 
 
@@ -35,6 +45,8 @@ def locate(path: str | Path) -> tuple[str, str]:
     Raises:
         CheckpointError: a file, a path that does not exist, or a folder without a model.
     """
+    if STORE.match(str(path)):
+        path = _pulled(str(path))
     folder, name = Path(path).expanduser(), str(path)
     if folder.is_file():
         if folder.suffix == GGUF:
@@ -118,3 +130,45 @@ def base_of(folder: str | Path) -> str | None:
     """The model that an adapter's files name. Raises CheckpointError where they are missing or damaged."""
     found = read_table(Path(folder) / ADAPTER).get("base_model_name_or_path")
     return found if isinstance(found, str) and found else None
+
+
+def model_files(path: str) -> list[Path]:
+    """The files that a model, its adapter and its tokenizer are read from. Raises CheckpointError."""
+    adapter = find_adapter(path)
+    base = path if adapter is None else str(base_of(adapter))
+    places = [*([] if adapter is None else [adapter]), model_folder(base), Path(locate(base)[1])]
+    found = (file for one in dict.fromkeys(places) for file in ([one] if one.is_file() else sorted(one.glob("*"))))
+    return [file for file in found if file.suffix in READ and file.is_file()]
+
+
+def contents(path: str) -> str:
+    """A hash of the files of a model. Raises CheckpointError."""
+    total = hashlib.sha256()
+    for file in model_files(path):
+        try:
+            total.update(f"{file.name} {files.file_sha256(file)}\n".encode())
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot read it ({error.strerror})") from None
+    return total.hexdigest()[:32]
+
+
+def on_cluster(load: Callable[..., Any], path: str, workers: int | None, **how: Any) -> Actors:
+    """Processes of the Ray cluster that each hold `load(path, **how)`.
+
+    Every machine must have the model's files under the same path; one that has none, or others, is refused by name.
+    """
+    digest = contents(path) if Path(path).exists() else ""  # each machine fetches that of the hub or a store
+    return Actors(_same, load, path, digest, socket.gethostname(), how, workers=workers)
+
+
+def _same(load: Callable[..., Any], path: str, digest: str, host: str, how: dict[str, Any]) -> Any:
+    if digest and (own := socket.gethostname()) != host:
+        found = None
+        with contextlib.suppress(CheckpointError):
+            found = contents(path)
+        if found != digest:
+            raise CheckpointError(
+                f"{path}: on {own} is no such model, or another one than on {host}; put it on a disk that all machines "
+                "see, or name one of the hub or of a store"
+            )
+    return load(path, **how)

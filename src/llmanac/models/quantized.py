@@ -6,7 +6,7 @@ backward pass is the packed form too. Every other operation works on the dense m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -175,6 +175,15 @@ class Quantized(torch.Tensor):
         plain = [value.dense() if isinstance(value, Quantized) else value for value in args]
         named = {k: value.dense() if isinstance(value, Quantized) else value for k, value in (kwargs or {}).items()}
         return func(*plain, **named)
+
+
+def held(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name; in the place of a packed one its parts."""
+    for name, value in tensors:
+        if isinstance(value, Quantized):
+            yield from ((f"{name}:{part}", own) for part, own in value.parts.items())
+        else:
+            yield name, value
 
 
 class _Product(torch.autograd.Function):

@@ -157,15 +157,26 @@ class Weights:
         """The tensor of this name."""
         return self._read(self.entry(name).path, self.name(name))
 
+    def take_part(self, name: str, window: tuple[slice, ...]) -> Tensor:
+        """A copy of rows and columns of the tensor of this name; no others are read, and the file is not kept open."""
+        path = self.entry(name).path
+        self._check_sum(path)
+        with safe_open(path, framework="pt") as file:  # what an open file has read stays in memory
+            part: Tensor = file.get_slice(self.name(name))[window].clone()
+        return part
+
     def _read(self, path: Path, name: str) -> Tensor:
+        self._check_sum(path)
+        tensor: Tensor = self._open(path).get_tensor(name)
+        return tensor
+
+    def _check_sum(self, path: Path) -> None:
         if path.name in self._sums and self._sums[path.name] != files.file_sha256(path):
             raise CheckpointError(
                 f"{path}: was changed after it was written, its SHA-256 is not that of {self.folder / RECORD}; restore "
                 f"the file or, where the change is meant, remove {path.name} from {SUMS} there"
             )
         self._sums.pop(path.name, None)  # once is enough
-        tensor: Tensor = self._open(path).get_tensor(name)
-        return tensor
 
 
 def check_finite(tensor: Tensor, whole: Tensor, entry: TensorEntry, name: str) -> None:
@@ -203,3 +214,12 @@ def some(names: Iterable[str]) -> str:
 def to(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A copy of its own: a slice of a fused matrix, or of a mapped file, would keep all of it alive."""
     return tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+
+
+def check_tied(head: Tensor, embedding: Tensor, folder: Path) -> None:
+    """Raises CheckpointError where a tied head is stored with other values than the embedding."""
+    if head.shape != embedding.shape or not torch.equal(head.to(embedding), embedding):
+        raise CheckpointError(
+            f"{folder}: the config ties the head to the embedding, but lm_head.weight differs from it; "
+            "set tie_word_embeddings to false"
+        )

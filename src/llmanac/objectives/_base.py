@@ -4,7 +4,7 @@ How rows of tuning become tokens and loss masks: a reader needs a tokenizer and 
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -66,6 +66,9 @@ class BaseObjective(MeasuredObjective):
 
     Attributes:
         adds_aux: whether `loss` adds `ModelOutput.aux`, by `with_aux`.
+        axes: of a mesh of ranks: those that its batches may be divided over.
+        batch: what `collate` gives.
+        add_up: replaces what a loss needs of all rows of a step by its sum over the ranks that have other rows.
         step_units: units of all micro-batches and ranks, where layers' own losses are of all tokens of a step.
         couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The
             trainer then refuses to cut a step into micro-batches.
@@ -75,6 +78,9 @@ class BaseObjective(MeasuredObjective):
     """
 
     couples_batch = adds_aux = False
+    axes: tuple[str, ...] = ()
+    batch: type[Any] = Batch
+    add_up: Callable[[Tensor], object] = staticmethod(lambda total: None)
     step_units: Tensor | None = None
     trainable: tuple[str, ...] = ()
 
@@ -88,6 +94,10 @@ class BaseObjective(MeasuredObjective):
     def collate(self, rows: Sequence[Any]) -> Batch | BagOfWords:
         """Rows of the source -> one batch."""
         raise NotImplementedError
+
+    def collate_parts(self, rows: Sequence[Any], cuts: Sequence[tuple[int, int]]) -> list[Any]:
+        """All rows of a step -> a batch for each range of them."""
+        return [self.collate(rows[start:end]) for start, end in cuts]
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """`(sum of losses in nats, units it sums over, sums of further metrics over the same units)`.

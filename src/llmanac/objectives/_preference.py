@@ -37,11 +37,13 @@ class PreferenceSpec(ObjectiveSpec):
 
 class Preference(BaseObjective):
     """Base of preference objectives. A batch holds an answer a row: all first answers (chosen), then all second ones
-    (rejected). What carries loss is the answer with its end.
+    (rejected). What carries loss is the answer with its end. Losses are of complete rows, each on one rank.
 
     Args:
         reader: what read the rows, where that is there already.
     """
+
+    axes = ("data", "tensor")
 
     def __init__(
         self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module] | None = None, reader: AnswerRows | None = None

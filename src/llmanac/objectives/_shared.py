@@ -41,7 +41,7 @@ def spans(prompts: Sequence[Sequence[int]]) -> tuple[Span, ...]:
 def sharing(model: Any, found: Sequence[Span]) -> bool:
     """Whether computing prompts once saves anything, and the model's layers can be given their keys and values."""
     saved = sum((b - a - 1) * tokens for a, b, tokens in found)
-    if saved < WORTH * len(found) or type(model) is not Transformer or model.soft_prompt is not None:
+    if not found or saved < WORTH * len(found) or type(model) is not Transformer or model.soft_prompt is not None:
         return False
     if any(module._forward_hooks or module._forward_pre_hooks for module in (model, *model.model.layers)):
         return False

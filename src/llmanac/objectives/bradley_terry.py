@@ -79,6 +79,8 @@ class RewardPairs(Batch):
 class BradleyTerry(Preference):
     """See the module. The batch holds complete texts: inputs reach their last token."""
 
+    batch = RewardPairs
+
     def collate(self, rows: Sequence[Any]) -> Batch:
         encoded = self.read(rows)
         ids = [answers[n][0] for n in range(2) for answers in encoded]

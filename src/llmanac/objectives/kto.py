@@ -4,7 +4,8 @@
     good answers: w+ (1 - sigmoid(r - z)),           bad answers: w- (1 - sigmoid(z - r))
 
 z estimates beta KL(pi || ref) with other answers than the prompt's own: each prompt is given the answer of the next
-row. It carries no gradient. It joins the rows of a step, which therefore cannot be cut into micro-batches.
+row. It carries no gradient. It joins the rows of a step, which therefore cannot be cut into micro-batches; ranks
+add up what it is the mean of.
 
 Paper: Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306), equations 7 and 8. Rows: prompt, completion, label.
 """
@@ -74,23 +75,30 @@ class KTO(Preference):
     """See the module."""
 
     couples_batch = True
+    batch = LabelledBatch
 
     def collate(self, rows: Sequence[Any]) -> LabelledBatch:
         """Raises DataError for fewer than two rows: each needs another's answer."""
+        return self.collate_parts(rows, [(0, len(rows))])[0]
+
+    def collate_parts(self, rows: Sequence[Any], cuts: Sequence[tuple[int, int]]) -> list[LabelledBatch]:
         if len(rows) < 2:
             raise DataError("KTO needs at least two rows a step: each is compared with another's answer")
         encoded = self.read(rows)
         own = [pair for pair, _ in encoded]
         crossed = [_with_answer(pair, other) for pair, other in zip(own, [*own[1:], own[0]], strict=True)]
-        batch = collate_ragged([*own, *crossed])
-        return LabelledBatch(**vars(batch), good=torch.tensor([good for _, good in encoded]))
+        labels = torch.tensor([good for _, good in encoded])
+        batches = [(collate_ragged([*own[a:b], *crossed[a:b]]), labels[a:b]) for a, b in cuts]
+        return [LabelledBatch(**vars(batch), good=good) for batch, good in batches]
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         assert isinstance(batch, LabelledBatch) and batch.good is not None
         spec, good = self.spec, batch.good
         own, _ = self.log_probabilities(model, batch)
         rewards, crossed = self.halves(spec.beta * (own - self.reference(model, batch)))
-        z = crossed.detach().mean().clamp(min=0)
+        total = torch.stack([crossed.detach().sum(), crossed.new_tensor(len(crossed))])
+        self.add_up(total)
+        z = (total[0] / total[1]).clamp(min=0)
         losses = torch.where(
             good, spec.good * (1 - torch.sigmoid(rewards - z)), spec.bad * (1 - torch.sigmoid(z - rewards))
         )

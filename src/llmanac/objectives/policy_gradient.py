@@ -131,10 +131,54 @@ class Spec(ObjectiveSpec):
         return PolicyGradient(self, models or {})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One sampled answer. Arrays are over its n tokens, the end token included where it was sampled.
+
+    Attributes:
+        prompt, completion: token ids, as the engine read and drew them.
+        logprobs: (n,) under the distribution that they were drawn from.
+        reward: of the complete answer; parts: of each reward by name.
+        group: answers to one prompt have one number. finished: whether it ended by itself.
+        advantages, returns, values: (n,), what the source computed from the rewards.
+        reference: (n,) log-probabilities of the reference, where the objective reads them.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    logprobs: np.ndarray
+    reward: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    group: int = 0
+    finished: bool = True
+    advantages: np.ndarray | None = None
+    returns: np.ndarray | None = None
+    values: np.ndarray | None = None
+    reference: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutBatch(Batch):
+    """Rollouts padded on the right. Each further tensor is (B, T), 0 where no answer's token is predicted.
+
+    Attributes:
+        spans: neighbours that answer one prompt, and its tokens; see `objectives/_shared.py`.
+    """
+
+    spans: tuple[Span, ...] = ()
+    old: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    values: Tensor | None = None
+    reference: Tensor | None = None
+
+
 class PolicyGradient(BaseObjective):
     """See the module. Rows are `Rollout`s whose advantages are known."""
 
     trainable = ("value",)
+    axes = ("data",)
+    batch = RolloutBatch
 
     def __init__(self, spec: Spec, models: dict[str, Any]) -> None:
         if spec.advantage == "gae" and "value" not in models:
@@ -217,7 +261,9 @@ class PolicyGradient(BaseObjective):
         if spec.aggregation == "tokens":
             units, weight = mask.sum(), torch.ones_like(lengths)[:, None]
         elif spec.aggregation == "micro-tokens":
-            weight = (count / lengths.sum().clamp(min=1)).expand(count)[:, None]
+            total = torch.stack([lengths.new_tensor(count), lengths.sum()])
+            self.add_up(total)
+            weight = (total[0] / total[1].clamp(min=1)).expand(count)[:, None]
         elif spec.aggregation == "sequence":
             weight = (1 / lengths.clamp(min=1))[:, None]
         else:
@@ -242,48 +288,6 @@ def kl_estimate(kind: str, logs: Tensor, reference: Tensor, ratio: Tensor) -> Te
         return 0.5 * gap.square()
     k3 = gap.exp() - gap - 1
     return k3 * ratio if kind == "k3-ratio" else k3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One sampled answer. Arrays are over its n tokens, the end token included where it was sampled.
-
-    Attributes:
-        prompt, completion: token ids, as the engine read and drew them.
-        logprobs: (n,) under the distribution that they were drawn from.
-        reward: of the complete answer; parts: of each reward by name.
-        group: answers to one prompt have one number. finished: whether it ended by itself.
-        advantages, returns, values: (n,), what the source computed from the rewards.
-        reference: (n,) log-probabilities of the reference, where the objective reads them.
-    """
-
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    logprobs: np.ndarray
-    reward: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
-    group: int = 0
-    finished: bool = True
-    advantages: np.ndarray | None = None
-    returns: np.ndarray | None = None
-    values: np.ndarray | None = None
-    reference: np.ndarray | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutBatch(Batch):
-    """Rollouts padded on the right. Each further tensor is (B, T), 0 where no answer's token is predicted.
-
-    Attributes:
-        spans: neighbours that answer one prompt, and its tokens; see `objectives/_shared.py`.
-    """
-
-    spans: tuple[Span, ...] = ()
-    old: Tensor | None = None
-    advantages: Tensor | None = None
-    returns: Tensor | None = None
-    values: Tensor | None = None
-    reference: Tensor | None = None
 
 
 def collate_rollouts(rows: Sequence[Any]) -> RolloutBatch:

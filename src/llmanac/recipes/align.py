@@ -65,8 +65,6 @@ class AlignSpec(TuneSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         sampled = self.objective.name == "policy-gradient"
-        if sampled and self.parallel.ranks > 1:
-            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         if sampled and self.reward is None:
             raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")
         for name in ("reward", "truth"):
@@ -324,7 +322,8 @@ class SampledAlignment(Aligning):
         )  # fmt: skip
         stream = Rollouts(
             rows.train, self.engine, objective, self.reward, sampling, seed=asked.seed, report=self.report,
-            truth=asked.truth.build() if asked.truth is not None else None, log=self.place / "rollouts.jsonl", **models,
+            truth=asked.truth.build() if asked.truth is not None else None, log=self.place / "rollouts.jsonl",
+            **models, **({} if self.team is None else {"sample": self.team.sample}),
         )  # fmt: skip
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 

@@ -21,6 +21,7 @@ from llmanac.core.progress import Report, progress
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.spec import Spec, dump
 from llmanac.metrics.answers import convention, correct, extract
+from llmanac.models.locate import contents
 from llmanac.recipes.tune_rows import read_rows
 
 AT_ONCE = 64  # prompts between two writes
@@ -59,7 +60,8 @@ class TeacherSpec(Spec):
 
         Its name is that of all that decides it, so that another teacher's answers are never taken for these.
         """
-        decides = json.dumps([dump(self), seed, file_sha256(data) if Path(data).is_file() else data])
+        own = file_sha256(data) if Path(data).is_file() else data
+        decides = json.dumps([dump(self), seed, own, contents(self.model)])
         name = f"{AHEAD}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
         if (folder / f"{name}.jsonl").is_file():
             return folder / f"{name}.jsonl"

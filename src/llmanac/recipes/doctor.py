@@ -24,7 +24,8 @@ USES = {
     "yaml": "task files of lm-eval",
     "logs": "compressed logs of Inspect",
     "reasoning-gym": "the reward reasoning-gym",
-    "ray": "llmanac data build --engine ray",
+    "stores": "paths of object stores, such as s3://bucket/place",
+    "ray": "llmanac ... --engine ray",
 }
 
 

@@ -131,7 +131,7 @@ def quantize(
         raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
     if quantizer is None:
         seen = None if calibration is None else importance(original, train.batches())
-        export_gguf(original, tokenizer, target, method, seen)
+        export_gguf(original, tokenizer, target, method, seen, ready=lambda: check_new(target, "--output"))
         bits, part = 8 * _bytes(target) / original.parameter_count(), 1.0
         changed: Any = load_model(target, device="cpu")
         quality = divergence(original, changed, held_out)

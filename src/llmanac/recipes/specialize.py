@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,8 @@ def convert(
     Raises:
         LlmanacError: the target exists, or the model does not fit the family.
     """
-    check_new(target, "TARGET")
+    free = partial(check_new, target, "TARGET")
+    free()
     if (family == "gguf") != (target.suffix == GGUF):
         raise LlmanacError(f"{target}: a GGUF file ends in {GGUF}, and nothing else does")
     place, tokens = locate(source)
@@ -94,13 +96,13 @@ def convert(
                 length = min(LENGTH, model.max_length or LENGTH)
                 texts = windows(calibration, tokenizer, length, CALIBRATION, "--calibration")
                 seen = importance(model, texts.batches())
-            export_gguf(model, tokenizer, target, kind, seen)
+            export_gguf(model, tokenizer, target, kind, seen, ready=free)
             return model
         with atomic_folder(target) as folder:
             export_model(model, folder, family=family or model.family or "llama")
             tokenizer.save(folder)
             copy_settings(model_folder(place), folder)
-            check_new(target, "TARGET")  # again: another command may have written it meanwhile
+            free()  # again: another command may have written it meanwhile
     except CheckpointError as error:
         if not isinstance(model, Transformer) or model.spec.head is None or model.spec.head.name != "pointer":
             raise
@@ -204,6 +206,10 @@ class Specializing:
             source = self._documents(source)
         for one in self._once("lint", lambda: self._looked(source)):
             self.report(f"lint: {one['name']}: {one['said']}")
+        if source.is_file() and (now := files.file_sha256(source)) != self._once("source", lambda: now):
+            raise DataError(
+                f"{source}: has changed since {self.place} was begun; put it back, or give another --output"
+            )
 
     def _looked(self, source: Path) -> list[dict[str, str]]:
         """What `lint` says of the rows, which are divided. Raises DataError for what cannot be tuned on or asked."""

@@ -1,5 +1,7 @@
 """How many rows are computed at a time: what one row's forward pass keeps for its gradients, against the memory.
 
+Where not even one row fits, blocks are computed again in the backward pass, which keeps less and takes longer.
+
 A share of the machine's memory decides, so that the same command computes the same numbers again; where less than that
 is free, what is free does, and it is said.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 
 from llmanac.core.device import resolve_dtype, system_memory
 from llmanac.core.errors import SpecError
@@ -29,7 +31,7 @@ WORK = 1.5  # what the backward pass needs on top of what was kept
 def plan_memory(
     model: Any, objective: Any, stream: Any, spec: TrainSpec, folder: Path, report: Report, *, free: int | None = None
 ) -> TrainSpec:
-    """The training with `micro_batch` settled; a resumed one keeps what was planned.
+    """The training with `micro_batch` settled, and `recompute` where it must; a resumed one keeps what was planned.
 
     Args:
         free: bytes that may be used, by default two fifths of the device's memory, and less where less is free.
@@ -39,7 +41,7 @@ def plan_memory(
     """
     made = TrainingPlan.read(folder)
     if made is not None:
-        return dataclasses.replace(spec, micro_batch=made.spec.micro_batch)
+        return dataclasses.replace(spec, micro_batch=made.spec.micro_batch, recompute=made.spec.recompute)
     if spec.micro_batch is not None or objective.couples_batch:
         return spec
     device = next(model.parameters()).device
@@ -60,10 +62,12 @@ def plan_memory(
     fit = int(left // max(one, 1))
     if fit < 1:
         need = (one + STATE_BYTES * trained) / 1e9
-        raise SpecError(
-            f"rows.length: a row of {spec.length} tokens needs about {need:.2g} GB, and {room / 1e9:.2g} GB may be "
-            "used; lower rows.length, set train.recompute=blocks, or train an adapter instead of all weights"
-        )
+        short = f"a row of {spec.length} tokens needs about {need:.2g} GB, and {room / 1e9:.2g} GB may be used"
+        if spec.recompute == "none" and "recompute" in capabilities(model).settings:
+            report(f"memory: {short}; blocks are computed again instead (train.recompute=blocks), which takes longer")
+            again = dataclasses.replace(spec, recompute="blocks")
+            return plan_memory(model, objective, stream, again, folder, report, free=free)
+        raise SpecError(f"rows.length: {short}; lower rows.length, or train an adapter instead of all weights")
     micro = max(1, min(fit, spec.rows, MICRO_TOKENS // spec.length))
     report(
         f"memory: about {one / 1e6:,.0f} MB a row of {spec.length} tokens; {micro} of {spec.rows} rows at a time "
@@ -75,22 +79,18 @@ def plan_memory(
 def saved_bytes(model: nn.Module, objective: Any, rows: Sequence[Any]) -> int:
     """Bytes that a forward pass keeps for the backward pass, parameters and inputs left out; each storage once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, Quantized)}
-    seen: dict[int, int] = {}
+    kept: dict[int, UntypedStorage] = {}  # alive, so that no address is used twice
 
-    def note(tensor: Tensor) -> Tensor:
-        if isinstance(tensor, Quantized):  # a parameter: it is unpacked for each product
-            return tensor
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)  # alive, so that no address is used twice
-        return tensor
+    def note(tensor: Tensor) -> None:  # the graph gets nothing: what it holds and holds this function is never freed
+        if not isinstance(tensor, Quantized):  # a parameter: it is unpacked for each product
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
 
-    kept: list[Tensor] = []
     device = next(model.parameters()).device
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.enable_grad():
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing), torch.enable_grad():
         objective.loss(model, objective.collate(rows).to(device))
-    return sum(seen.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def memory_bytes(device: torch.device) -> tuple[int, int]:

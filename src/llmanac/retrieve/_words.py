@@ -33,23 +33,24 @@ def code_words(text: str) -> list[str]:
 
     `os.path.is_dir` -> `os.path.isdir, path.isdir, os, path, isdir, is, dir`.
     """
-    out: list[str] = []
-    for chunk in _CHUNK.findall(_composed(text)):
-        if chunk.isascii() and chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
-            out.append(_stem(chunk.lower()))
-            continue
-        if chunk[0] > "\u0dff" and re.match(f"[{_UNSPACED}]", chunk):
-            out += [chunk[i : i + 2] for i in range(max(1, len(chunk) - 1))]
-            continue
-        names = [part.casefold().replace("_", "") for part in chunk.split(".")]
-        out += [".".join(names[i:]) for i in range(len(names) - 1)]
-        for part, name in zip(chunk.split("."), names, strict=True):
-            pieces = [_stem(piece.casefold()) for piece in _PIECE.findall(part)] if part.isascii() else [_stem(name)]
-            out += pieces if len(pieces) == 1 else [_stem(name), *pieces]
-    return out
+    return [word for chunk in _CHUNK.findall(_composed(text)) for word in _words_of(chunk)]
 
 
 @functools.lru_cache(maxsize=1 << 18)
+def _words_of(chunk: str) -> tuple[str, ...]:
+    """The words of a text that `_CHUNK` takes whole."""
+    if chunk.isascii() and chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
+        return (_stem(chunk.lower()),)
+    if chunk[0] > "\u0dff" and re.match(f"[{_UNSPACED}]", chunk):
+        return tuple(chunk[i : i + 2] for i in range(max(1, len(chunk) - 1)))
+    names = [part.casefold().replace("_", "") for part in chunk.split(".")]
+    out = [".".join(names[i:]) for i in range(len(names) - 1)]
+    for part, name in zip(chunk.split("."), names, strict=True):
+        pieces = [_stem(piece.casefold()) for piece in _PIECE.findall(part)] if part.isascii() else [_stem(name)]
+        out += pieces if len(pieces) == 1 else [_stem(name), *pieces]
+    return tuple(out)
+
+
 def _stem(word: str) -> str:
     return stem(word) if word.isascii() and word.isalpha() else word
 

@@ -33,6 +33,11 @@ FORMAT = "dense"
 FEW = 4  # queries up to which a loop over the vectors is faster than a matrix product
 BLOCK = 1 << 20  # numbers of a block of vectors: what is multiplied at once stays in the cache
 TOGETHER = 64  # texts that are embedded between two lines of progress; folder indexes keep their vectors then
+APART = 0.03  # of its length, that a vector may differ from what the same encoder gave its text before
+CHANGED = (
+    "its vectors are not those of the index: its files have changed since, or its name means another one here; remove "
+    "the index, and name the encoder with --encoder again"
+)
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -95,6 +100,7 @@ class Dense:
     Args:
         encode: texts to vectors (N, D); by default the Spec's model, loaded at the first use.
         vectors: (N, D), where they are known already; then `texts` is left out.
+        first: the text of the first of `vectors`, by which the encoder is known again before its first query.
 
     Raises:
         DataError: vectors that are not finite.
@@ -107,8 +113,9 @@ class Dense:
         *,
         encode: Encode | None = None,
         vectors: np.ndarray | None = None,
+        first: str | None = None,
     ) -> None:
-        self.spec, self._encode = spec or Spec(), encode
+        self.spec, self._encode, self._first = spec or Spec(), encode, first
         self._prefixes: tuple[str, str] | None = None
         self.vectors = self.embed(texts) if vectors is None else vectors
 
@@ -149,7 +156,11 @@ class Dense:
         return [Hit(i, s) for i, s in zip(places[0].tolist(), scores[0].tolist(), strict=True)]
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """(B, D) float32 vectors of queries."""
+        """(B, D) float32 vectors of queries. Raises DataError where the encoder is not that of the vectors any more."""
+        first, self._first = self._first, None
+        if first is not None and not same(self.embed([first])[0], self.vectors[0]):
+            self._first = first
+            raise DataError(f"{self.spec.model}: {CHANGED}")
         return _finite(self._encoded([self.prefixes[0] + text for text in texts]))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,6 +195,12 @@ class Dense:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
         spec, arrays, _ = load_index(folder, FORMAT, Spec)
         return cls(spec=spec, encode=encode, vectors=arrays["vectors"])
+
+
+def same(vector: np.ndarray, kept: np.ndarray) -> bool:
+    """Whether two vectors (D,) are of one text and encoder, but for what float16 and the batch round."""
+    one, other = vector.astype(np.float32), kept.astype(np.float32)
+    return one.shape == other.shape and bool(np.linalg.norm(one - other) <= APART * np.linalg.norm(other))
 
 
 def _finite(vectors: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Errors in the shape of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -82,9 +83,12 @@ def _first_problem(error: ValidationError) -> tuple[str | None, str]:
     if len(alike) > 1 and field in _UNIONS:  # one problem for each form that the field may have
         path = field
         bound = next((p for p in alike if p["type"].endswith(("_long", "_short", "_equal", "_than"))), None)
-        if bound is None:
+        deepest = max(alike, key=lambda problem: len(problem["loc"]))
+        if bound is None and isinstance(deepest["loc"][-1], str) and len(deepest["loc"]) > 3:  # a field of an item
+            path = ".".join(str(part) for part in deepest["loc"] if not re.search(r"^str$|[^a-z_0-9]", str(part)))
+        elif bound is None:
             return field, f"{field}: expected {_UNIONS[field]}"
-        first = bound
+        first = bound or deepest
     message = first["msg"]
     return path, f"{path}: {message[0].lower()}{message[1:]}"
 

@@ -39,7 +39,6 @@ class Block(Sent):
     input: dict[str, Any] | None = None
     tool_use_id: Annotated[str, Field(max_length=256)] | None = None
     content: Text | list[dict[str, Any]] | None = None
-    is_error: bool | None = None
     thinking: Text | None = None
     signature: str | None = None
 
@@ -67,10 +66,21 @@ class ThinkingBody(Sent):
     budget_tokens: Count | None = None
 
 
+class JsonFormat(Sent):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Sent):
+    format: JsonFormat | None = None
+
+
 class CountBody(Sent):
     """POST /v1/messages/count_tokens."""
 
-    unsupported: ClassVar[Unsupported] = {"mcp_servers": [[]], "container": [], "context_management": []}
+    unsupported: ClassVar[Unsupported] = {
+        "mcp_servers": [[]], "container": [], "context_management": [], "output_format": [],
+    }  # fmt: skip
 
     model: ModelName
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -78,10 +88,11 @@ class CountBody(Sent):
     tools: Annotated[list[MessageTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: MessageChoice | None = None
     thinking: ThinkingBody | None = None
+    output_config: OutputConfig | None = None
 
     def as_chat(self) -> dict[str, Any]:
         """The fields of a chat request. Raises ApiError for a block that lacks a part or is where it cannot be."""
-        system = [] if not self.system else [{"role": "system", "content": _system(self.system)}]
+        system = [{"role": "system", "content": _system(self.system)}] if self.system else []
         messages = [out for i, turn in enumerate(self.messages) for out in _messages(turn, f"messages.{i}")]
         found: dict[str, Any] = {"model": self.model, "messages": [*system, *messages]}
         if messages and messages[-1]["role"] == "assistant":
@@ -100,6 +111,8 @@ class CountBody(Sent):
         if self.thinking is not None:
             off = self.thinking.type == "disabled"
             found |= {"reasoning_effort": "none"} if off else {"thinking_budget": self.thinking.budget_tokens}
+        if self.output_config is not None and (form := self.output_config.format) is not None:
+            found["response_format"] = {"type": form.type, "json_schema": {"schema": form.schema_}}
         return found
 
 
@@ -119,7 +132,7 @@ class MessagesBody(CountBody):
 
 
 def _system(given: str | list[Block]) -> str:
-    return given if isinstance(given, str) else "\n".join(block.text or "" for block in given)
+    return given if isinstance(given, str) else _texts([block.model_dump() for block in given], "system")
 
 
 def _messages(turn: Turn, where: str) -> Iterator[dict[str, Any]]:
@@ -147,7 +160,7 @@ def _messages(turn: Turn, where: str) -> Iterator[dict[str, Any]]:
             function = {"name": _needed(block.name, at, "name"), "arguments": written}
             calls.append({"id": _needed(block.id, at, "id"), "type": "function", "function": function})
         else:
-            said = block.content if isinstance(block.content, str) else _texts(block.content or [], at)
+            said = block.content if isinstance(block.content, str) else _texts(block.content or [], f"{at}.content")
             yield {"role": "tool", "tool_call_id": _needed(block.tool_use_id, at, "tool_use_id"), "content": said}
     if parts or calls or thought:
         plain = all(part["type"] == "text" for part in parts)
@@ -165,7 +178,7 @@ def _needed(value: Any, where: str, name: str) -> Any:
 def _texts(parts: list[dict[str, Any]], where: str) -> str:
     for part in parts:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ApiError(400, f"{where}.content: only text is read in a tool's result", param=f"{where}.content")
+            raise ApiError(400, f"{where}: only text is read here", param=where)
     return "\n".join(part["text"] for part in parts)
 
 

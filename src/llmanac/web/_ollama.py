@@ -32,12 +32,14 @@ from llmanac.web._wire import (
     Text,
     Unsupported,
     read,
+    refuse,
     whole,
 )
 from llmanac.web._wire_chat import MAX_MESSAGES, MAX_TOOLS, ChatBody, Tool
 
 LATEST = ":latest"
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+NOT_CONTINUED: Unsupported = {"system": [""], "images": [[]], "think": [False]}  # by what only continues a text
 STARTS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -194,6 +196,7 @@ def generate(service: Service, data: bytes, until: float) -> Prepared:
     body = read(OllamaGenerate, data)
     body.check()
     if body.raw or body.suffix or not service.can_chat:
+        refuse(body.model_dump(include={*NOT_CONTINUED}), NOT_CONTINUED)
         given = {**body.shared(), "prompt": body.prompt, "suffix": body.suffix}
         room = {} if "max_tokens" in given else {"max_tokens": service.engine.model.max_length or 1024}
         return completion_asked(service, CompletionBody.model_validate({**room, **given}), OllamaText, body.ignored())

@@ -139,7 +139,8 @@ def completion_asked(
             raise ApiError(400, "suffix: goes with one prompt, a text, and without echo", param="suffix")
         gap = gap_of(engine.tokenizer, prompts[0], body.suffix)
     if gap is not None:
-        prompts, options["stop_ids"] = [gap.ids], [*(options.get("stop_ids") or engine.eos_ids), *gap.ends]
+        ends = options.get("stop_ids")  # none of them with ignore_eos
+        prompts, options["stop_ids"] = [gap.ids], [*(engine.eos_ids if ends is None else ends), *gap.ends]
     with blaming("prompt"):
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))

@@ -8,6 +8,7 @@ those that are asked where their module's documents are missing.
 
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -154,7 +155,7 @@ class Documentation(FineTuningPairs):
         )
         calibrate(practised, reader, self.questions(count, held_out=False, salt=4))
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
-            FolderIndex.update(collect(run.spec.data.source, folder / DOCUMENTS))
+            FolderIndex.update(shutil.copytree(run.folder / "data" / "documents", folder / DOCUMENTS))
             files.write_json(folder / "assistant.json", {"format_version": 2, "app": APP, "caution": reader.caution})
         alone = Engine(run.base, run.tokenizer)
         return {"answers": measured(assistant, practised, self.questions(count, held_out=True), alone)}

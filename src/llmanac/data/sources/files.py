@@ -20,6 +20,7 @@ from typing import Any
 from llmanac.core.errors import DataError, nearest
 from llmanac.core.files import readable, system_reason
 from llmanac.core.ranges import Range, within
+from llmanac.core.stores import STORE, pull
 from llmanac.data import pages, unpack
 from llmanac.data.archives import zip_documents
 from llmanac.data.columns import Row, no_column
@@ -52,7 +53,7 @@ class Spec(SourceSpec):
     """Where the files are and how a row becomes a document.
 
     Attributes:
-        paths: files, folders (read recursively) or glob patterns.
+        paths: files, folders (read recursively) or glob patterns; or folders and objects of stores (`s3://...`).
         text: the column that holds the text, for tables.
         group: the column whose value groups documents for the split; every row is its own group where it is not given.
         include: glob patterns on the path below a folder (`*.md`, `docs/*`); empty takes every known format.
@@ -125,7 +126,7 @@ class Spec(SourceSpec):
         seen: set[str] = set()
         names = UniqueNames()
         for given in self.paths:
-            for found in _expand(given, self.include):
+            for found in _expand(str(pull(given)) if STORE.match(given) else given, self.include):
                 real = str(found.path) if found.why else os.path.realpath(found.path)
                 if real not in seen:
                     seen.add(real)

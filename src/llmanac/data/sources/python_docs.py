@@ -187,8 +187,7 @@ def _library() -> tuple[Entry, ...]:
     for path, module in source_files(_library_folder()):
         modules.add(module)
         shown = public_module(module)
-        read = from_source(path.read_text("utf-8", "replace"), module, shown)
-        found += _entries(read, shown, origin, LICENSE)
+        found += _entries(from_source(path.read_text("utf-8", "replace"), module, shown), shown, origin, LICENSE)
     for module in compiled_modules(modules):
         shown = public_module(module)
         found += _entries(from_object(module, shown), shown or "builtins", origin, LICENSE)

@@ -63,8 +63,8 @@ class PromptLookup:
             table = self._tables.get(sequence)
             if table is None:
                 table = self._tables[sequence] = _NgramTable(self.spec)
-                table.add(sequence.prompt_ids)
-            known = len(table.tokens) - len(sequence.prompt_ids)
+                table.add(sequence.request.prompt)
+            known = len(table.tokens) - len(sequence.request.prompt)
             table.add([token.id for token in sequence.token_logprobs[known:]])
             found.append(table.after(min(count, self.spec.tokens)))
         return found

@@ -270,6 +270,7 @@ class _Sum(torch.autograd.Function):
                 carried[rows] = weights
             if any(wanted):
                 grads.add(rows, chunks.slopes(rows, exponentials, sums, weights))
+            del exponentials
         ctx.spent, ctx.fixed = False, fixed
         ctx.save_for_backward(grads.hidden, grads.weight, grads.bias, carried)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
@@ -324,6 +325,7 @@ class _Rows(torch.autograd.Function):
             del slopes
         for rows, exponentials, sums, _ in () if ctx.loops else chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
+            del exponentials
         gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)

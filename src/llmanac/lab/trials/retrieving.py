@@ -151,7 +151,7 @@ class RetrievingTrial(Applied):
         if isinstance(spec, hybrid.Spec):
             return hybrid.Hybrid([self.retriever(spec.lexical), self.retriever(spec.dense)], spec)
         if not spec.model:
-            return dense.Dense(spec=self.index.encoder, vectors=self.index.arrays["vectors"])
+            return self.index.retriever("dense")
         return spec.build(texts=[f"{one.heading}\n{one.text}".strip() for one in self.index.passages()])
 
     def ranking(self, retriever: Any, text: str) -> list[str]:

@@ -80,8 +80,9 @@ class GGUFForm(ByRows):
             self.file.release()
 
     def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        yield from super().pieces(weight, dtype)
-        self.release()  # the system keeps the file as long as there is room
+        for piece in super().pieces(weight, dtype):
+            self.release()  # of what is a copy now; the system keeps the file as long as there is room
+            yield piece
 
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         data = self.data(parts)[ids]

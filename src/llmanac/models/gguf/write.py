@@ -7,7 +7,7 @@ file is read again before it gets its name, so what it cannot say of a model is 
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,13 +47,15 @@ HEAD, LARGEST_HALF = "lm_head.weight", 65504.0
 
 
 def export_gguf(
-    model: Any, tokenizer: Tokenizer, path: Path, kind: str = "f16", importance: Mapping[str, Array] | None = None
-) -> Path:
+    model: Any, tokenizer: Tokenizer, path: Path, kind: str = "f16", importance: Mapping[str, Array] | None = None,
+    *, ready: Callable[[], object] = lambda: None,
+) -> Path:  # fmt: skip
     """Write the file; returns its path.
 
     Args:
         kind: one of `TYPES`.
         importance: of the columns of a matrix, by the parameter's name; errors in a column weigh as much.
+        ready: called before the written file gets its name; what it raises keeps that back.
 
     Raises:
         CheckpointError: a kind that is not written, or a model that no architecture holds; the message says why.
@@ -95,6 +97,7 @@ def export_gguf(
         write(handle, metadata, tensors)
         handle.flush()
         _check(model, chosen, Path(handle.name), name)
+        ready()
     return path
 
 

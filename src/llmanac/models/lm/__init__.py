@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ import llmanac
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.spec import Spec
-from llmanac.core.types import Capabilities
+from llmanac.core.types import Batch, Capabilities, OutputRequest
 from llmanac.models.layers import Embedding
 
 
@@ -37,17 +37,34 @@ class LanguageModelSpec(Spec):
 def draw_parameters(model: nn.Module, seed: int) -> None:
     """Give every parameter its initial values, from a stream named by (seed, its name, its shape)."""
     for name, parameter in model.named_parameters():
-        owner, _, own = name.rpartition(".")
-        module: Any = model.get_submodule(owner)
-        module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        draw_parameter(model, name, parameter, seed)
+
+
+def draw_parameter(model: nn.Module, name: str, parameter: Tensor, seed: int) -> None:
+    """Give one tensor the initial values of the model's parameter of this name."""
+    owner, _, own = name.rpartition(".")
+    module: Any = model.get_submodule(owner)
+    module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
 
 
 class DrawnModel(nn.Module):
-    """A model whose initial weights are drawn by name."""
+    """A model whose initial weights are drawn by name.
+
+    Attributes:
+        values_at: of a model without memory (device meta), where its values are: a seed, or `load_model`'s arguments.
+    """
+
+    values_at: dict[str, Any] | None = None
 
     def initialise(self, seed: int) -> Self:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        draw_parameters(self, seed)
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model.
+
+        One without memory keeps the seed, for ranks that draw what each of them has (`train/team.py`).
+        """
+        if all(p.is_meta for p in self.parameters()):
+            self.values_at = {"seed": seed}
+        else:
+            draw_parameters(self, seed)
         return self
 
     def parameter_count(self) -> int:
@@ -95,6 +112,18 @@ class TrainedModel(DrawnModel):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(counts_flops=True, settings=frozenset({"compute_dtype"}))
+
+    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
+
+        The logits are never held: see `kernels/nn/cross_entropy.py`.
+
+        Raises:
+            RequestError: a batch without targets.
+        """
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
+        assert value is not None
+        return value
 
     def wrong_id(self, ids: Tensor) -> RequestError:
         """The error for ids outside the vocabulary."""

@@ -121,15 +121,6 @@ class FeedForward(TrainedModel):
         entropy = None if entropy is None else entropy.view(batch.shape)
         return ModelOutput(logits=logits, hidden=h if want.hidden else None, nll=nll, entropy=entropy)
 
-    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
-        """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
-
-        The logits are never held. Raises RequestError for a batch without targets.
-        """
-        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
-        assert value is not None
-        return value
-
     def _logits(self, x: Tensor, h: Tensor) -> Tensor:
         return upcast(self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x))
 

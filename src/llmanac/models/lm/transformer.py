@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -312,18 +312,6 @@ class Transformer(TrainedModel):
         if state is not None:
             state.advance(batch.shape[1], batch.lengths)
         return replace(output, layers=layers, aux=context.aux())
-
-    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
-        """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
-
-        The logits are never held: see `kernels/nn/cross_entropy.py`.
-
-        Raises:
-            RequestError: a batch without targets.
-        """
-        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
-        assert value is not None
-        return value
 
     def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         """The embedded tokens and the context that all layers see."""

@@ -5,7 +5,8 @@ Importing this module registers it; `models/compiling.py` does so before a model
 Block-causal attention with its own backward pass: ordinary matrix products over the keys that a block can see.
 
 For queries i .. i+n the keys are 0 .. i+n under a causal mask (from i - window + 1 under a window), so about half of
-the score matrix is never computed. The weights of each block are kept for the backward pass, in the compute dtype:
+the score matrix is never computed. The weights of each block are made again in the backward pass where a query sees few
+keys beside the layer's width, so that this is little work; else they are kept for it, in the compute dtype:
 
     dV += A^T dO        dS = A * (dA - rowsum(dA * A)),  dA = dO V^T        dQ = s dS K        dK += dS^T (s Q)
 """
@@ -55,18 +56,20 @@ class BlockAttention(torch.autograd.Function):
         block: int,
         ranges: Ranges | None = None,
     ) -> Tensor:
-        out, weights = read_blocks(queries, keys, values, mask, bound, scale, block, ranges)
-        ctx.save_for_backward(queries, keys, values, weights, *(ranges or ()))
+        work = 4 * weights_size(queries, keys, bound, block)  # beside products that a short dtype makes twice as fast
+        again = work <= queries.element_size() * queries.shape[1] * queries.numel()
+        out, weights = read_blocks(queries, keys, values, mask, bound, scale, block, ranges, keep=not again)
+        ctx.save_for_backward(queries, keys, values, None if again else weights, mask, *(ranges or ()))
         ctx.settings = bound, scale, block
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        queries, keys, values, weights, *others = ctx.saved_tensors
+        queries, keys, values, weights, mask, *others = ctx.saved_tensors
         ranges = (others[0], others[1]) if others else None
         bound, scale, block = ctx.settings
-        made = read_back(grads[0], queries, keys, values, weights, bound, scale, block, ranges)
+        made = read_back(grads[0], queries, keys, values, weights, bound, scale, block, ranges, mask)
         return *made, None, None, None, None, None
 
 
@@ -79,42 +82,56 @@ def weights_size(queries: Tensor, keys: Tensor, bound: Bound, block: int) -> int
 
 def read_blocks(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, bound: Bound, scale: float, block: int,
-    ranges: Ranges | None,
+    ranges: Ranges | None, *, keep: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What is read (B, H, T, e), and all weights, block after block."""
+    """What is read (B, H, T, e), and all weights, block after block; not to `keep` them, those of some block."""
     batch, heads, length, dim = queries.shape
     kv_heads = keys.shape[1]
     q = (queries if ranges else queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, dim)
     k, v = keys.contiguous(), values.contiguous()
     out = v.new_empty(*q.shape[:4], v.shape[-1])
-    triangle = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-    kept, at = q.new_empty(weights_size(queries, keys, bound, block)), 0
+    kept, at = q.new_empty((weights_size if keep else _block_size)(queries, keys, bound, block)), 0
     for first, last, start, stop in _spans(length, keys.shape[2], block, bound):
         rows = last - first
         part = q[:, :, :, first:last].reshape(batch * kv_heads, -1, dim)
         weights = _piece(kept, at, batch * kv_heads, part.shape[1], stop - start)
-        scores = weights if ranges else torch.empty_like(weights)
-        torch.bmm(part, k[:, :, start:stop].flatten(0, 1).transpose(-1, -2), out=scores)
-        grid = scores.view(batch, heads, rows, stop - start)
-        if ranges:
-            _loops().softmax_(grid, *_seen(ranges, first, last, start), scale)
-        else:
-            if mask is not None:
-                grid += mask[:, :, first:last, start:stop]
-            elif bound[0]:
-                grid[..., first - start :] += triangle[:rows, :rows]
-            torch.softmax(scores, dim=-1, out=weights)
+        _weigh(weights, part, k, (first, last, start, stop), mask, bound, scale, ranges)
         read = weights @ v[:, :, start:stop].flatten(0, 1)
         out[:, :, :, first:last] = read.view(batch, kv_heads, -1, rows, v.shape[-1])
-        at += weights.numel()
+        at += weights.numel() if keep else 0
     return out.view(batch, heads, length, -1), kept
 
 
+def _block_size(queries: Tensor, keys: Tensor, bound: Bound, block: int) -> int:
+    """How many weights a block has at most."""
+    spans = _spans(queries.shape[2], keys.shape[2], block, bound)
+    return queries.shape[0] * queries.shape[1] * max((b - a) * (d - c) for a, b, c, d in spans)
+
+
+def _weigh(
+    weights: Tensor, part: Tensor, k: Tensor, span: tuple[int, int, int, int], mask: Tensor | None, bound: Bound,
+    scale: float, ranges: Ranges | None,
+) -> None:  # fmt: skip
+    """Fill in the weights (B H_kv, G n, keys) of a block of n queries, `part` (B H_kv, G n, d)."""
+    first, last, start, stop = span
+    scores = weights if ranges else torch.empty_like(weights)
+    torch.bmm(part, k[:, :, start:stop].flatten(0, 1).transpose(-1, -2), out=scores)
+    grid = scores.view(len(k), -1, last - first, stop - start)
+    if ranges:
+        _loops().softmax_(grid, *_seen(ranges, first, last, start), scale)
+        return
+    if mask is not None:
+        grid += mask[:, :, first:last, start:stop]
+    elif bound[0]:
+        grid[..., first - start :] += grid.new_full((last - first, last - first), float("-inf")).triu_(1)
+    torch.softmax(scores, dim=-1, out=weights)
+
+
 def read_back(
-    above: Tensor, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor, bound: Bound, scale: float,
-    block: int, ranges: Ranges | None,
+    above: Tensor, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor | None, bound: Bound, scale: float,
+    block: int, ranges: Ranges | None, mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of queries, keys and values."""
+    """The gradients of queries, keys and values. Weights that are None are made again."""
     batch, heads, length, dim = queries.shape
     kv_heads = keys.shape[1]
     q = queries if ranges else queries * scale
@@ -123,12 +140,15 @@ def read_back(
     accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
     dq, at = torch.empty_like(q, memory_format=torch.contiguous_format), 0
     spans = list(_spans(length, k.shape[2], block, bound))
+    kept = q.new_empty(_block_size(queries, keys, bound, block)) if weights is None else weights
     dk, dv = (_BlockSum(x, accumulate, len(spans) == 1) for x in (k, v))
     for first, last, start, stop in spans:
         rows = last - first
         part = grad[:, :, :, first:last].reshape(batch * kv_heads, -1, v.shape[-1])
         asked = q[:, :, :, first:last].reshape(batch * kv_heads, -1, dim)
-        w = _piece(weights, at, batch * kv_heads, part.shape[1], stop - start)
+        w = _piece(kept, at, batch * kv_heads, part.shape[1], stop - start)
+        if weights is None:
+            _weigh(w, asked, k, (first, last, start, stop), mask, bound, scale, ranges)
         dv.add(start, stop, w.transpose(-1, -2) @ part)
         slope = part @ v[:, :, start:stop].flatten(0, 1).transpose(-1, -2)
         if ranges:
@@ -138,7 +158,7 @@ def read_back(
             slope = torch._softmax_backward_data(slope, w, -1, slope.dtype)
         dq[:, :, :, first:last] = (slope @ k[:, :, start:stop].flatten(0, 1)).view(batch, kv_heads, -1, rows, dim)
         dk.add(start, stop, slope.transpose(-1, -2) @ asked)
-        at += w.numel()
+        at += 0 if weights is None else w.numel()
     dq = dq.view(queries.shape)
     return dq if ranges else dq.mul_(scale), dk.total, dv.total
 

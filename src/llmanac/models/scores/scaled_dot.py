@@ -11,9 +11,9 @@ al. 2023, arXiv:2309.17453; as gpt-oss has it).
 
 One function in four forms, chosen at run time by what is fastest: `sdpa` is torch's kernel (never holds A), `plain`
 is the formula, `blocks` walks over blocks of queries, reads only the keys that each can see, and has its own
-backward pass (`_blocks.py`): half the work of `plain` under a causal mask; `flash` never holds A either, and skips what
-a window or packed documents hide (`kernels/nn/flash.py`). What a form cannot do another one does: torch's kernel knows
-neither caps nor sinks, and would hold the mask of a window.
+backward pass (`_compiled.py`): half the work of `plain` under a causal mask; `flash` never holds A either, and skips
+what a window or packed documents hide (`kernels/nn/flash.py`). What a form cannot do another one does: torch's kernel
+knows neither caps nor sinks, and would hold the mask of a window.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
+from llmanac.core.outputs import check_new
 from llmanac.recipes.vocabulary import texts
 from llmanac.tokenizers import Mixture, Tokenizer, parse_weights
 
@@ -77,6 +78,7 @@ def train(
     with atomic_folder(folder) as target:
         tokenizer.save(target)
         write_json(target / texts.TRAINING, about)
+        check_new(folder, "--folder")  # another command may have written it meanwhile
     asked = made.vocab_size or 0
     return TrainedTokenizer(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
 

@@ -19,7 +19,7 @@ from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.outputs import check_own_folder
 from llmanac.core.progress import say_once
 from llmanac.core.spec import dump
-from llmanac.retrieve.dense import Dense, Encode, Spec
+from llmanac.retrieve.dense import CHANGED, Dense, Encode, Spec, same
 
 OWN = ("encoder.json", "rows.bin")
 KEY = 16
@@ -36,6 +36,11 @@ def check_place(place: Path) -> None:
     check_own_folder(place, "--index", OWN, what="vectors of an index")
 
 
+def text_of(heading: str, own: str) -> str:
+    """A passage as an encoder reads it."""
+    return f"{heading}\n{own}" if heading else own
+
+
 def vectors_of(
     index: Path, text: bytearray, table: np.ndarray, kept: np.ndarray, held: np.ndarray | None, spec: Spec,
     encode: Encode | None = None,
@@ -47,24 +52,30 @@ def vectors_of(
         kept: (P,) the number that each passage had in `held`, or -1; held: vectors of the same encoder, or None.
 
     Raises:
-        DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+        DataError: the encoder does not give the vectors of before any more. LlmanacError: the place cannot be written.
     """
     fresh = np.flatnonzero(kept < 0) if held is not None else np.arange(len(table))
-    texts = []
-    for _, begin, middle, end, *_ in table[fresh].tolist():
-        heading, own = text[begin:middle].decode(), text[middle:end].decode()
-        texts.append(f"{heading}\n{own}" if heading else own)
-    made = embedded(place_of(index), texts, spec, encode)
+
+    def read(place: int) -> str:
+        begin, middle, end = table[place, 1:4].tolist()
+        return text_of(text[begin:middle].decode(), text[middle:end].decode())
+
+    made, old = embedded(place_of(index), list(map(read, fresh.tolist())), spec, encode), np.flatnonzero(kept >= 0)
     if held is None:
         return made
-    if len(made) and made.shape[1] != held.shape[1]:
+    if len(made) and len(old) and not _knows(spec, encode, read(old[0]), held[kept[old[0]]]):
         forget(place_of(index))
-        raise DataError(f"{spec.model}: gives vectors of another size than those of {index}; remove that folder")
+        raise DataError(f"{spec.model}: {CHANGED} ({index})")
     vectors = np.empty((len(table), held.shape[1]), spec.dtype)
     if len(made):
         vectors[fresh] = made
-    vectors[kept >= 0] = held[kept[kept >= 0]]
+    vectors[old] = held[kept[old]]
     return vectors
+
+
+def _knows(spec: Spec, encode: Encode | None, text: str, kept: np.ndarray) -> bool:
+    """Whether the encoder gives a text the vector that was kept."""
+    return same(Dense((text,), spec, encode=encode).vectors[0], kept)
 
 
 def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | None = None) -> np.ndarray:
@@ -74,14 +85,17 @@ def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | Non
         place: folder that keeps what is done; the caller removes it with `forget`, and holds a lock.
 
     Raises:
-        DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+        LlmanacError: the place cannot be written.
         KeyboardInterrupt: after Ctrl-C; what is kept is said on standard error.
     """
     keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY).digest() for text in texts]
-    rows = _rows(place, spec)
+    rows, most = _rows(place, spec), len(set(keys))
     held = {key: i for i, key in enumerate(_keys(rows))}
     new = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
-    most = len(set(keys))
+    known = next((i for i, key in enumerate(keys) if key in held), None)
+    if new and (known is None or not _knows(spec, encode, texts[known], rows["vector"][held[keys[known]]])):
+        forget(place)  # of other texts, or of an encoder that has changed
+        rows, held, new = rows[:0], {}, dict(zip(keys, texts, strict=True))
     if new and len(new) < most:
         say_once(f"note: {most - len(new):,} of {most:,} vectors were kept by a run that was stopped")
     try:
@@ -103,9 +117,6 @@ def _made(
     parts = [rows["vector"]] if len(rows) else []
     count, left = len(rows), iter(list(new))
     for vectors in Dense((), spec, encode=encode).batches(list(new.values())):
-        if parts and parts[0].shape[1] != vectors.shape[1]:
-            forget(place)
-            raise DataError(f"{spec.model}: gives vectors of another size than before; run the command again")
         made = np.empty(len(vectors), _row(spec, vectors.shape[1]))
         made["vector"] = vectors
         made["key"] = np.frombuffer(b"".join(next(left) for _ in range(len(made))), f"V{KEY}")

@@ -1,9 +1,9 @@
 """A document as passages: runs of complete blocks, with their byte offsets, lines and headings.
 
 A block is a heading, a fenced code block, or lines up to a blank one. Blocks are joined until `size` characters are
-reached. A heading begins a passage and stays with what follows it; a fenced block is kept in one piece up to `CODE`
-times the size. Longer blocks are cut between lines, longer lines between sentences or words. Passages neither overlap
-nor leave out text: joined, they are the document.
+reached. A heading begins a passage, with the reStructuredText targets above it, and stays with what follows it; a
+fenced block is kept in one piece up to `CODE` times the size. Longer blocks are cut between lines, longer lines between
+sentences or words. Passages neither overlap nor leave out text: joined, they are the document.
 """
 
 import re
@@ -16,6 +16,7 @@ TITLE = 1000  # characters of a heading that passages below it carry
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDERLINE = re.compile(r"(=+|-+|~+|\^+)[ \t]*$")
+_TARGETS = re.compile(r"\s*(\.\. _[^\n]+:[ \t]*\s+)+")  # reStructuredText: names of what follows
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _BREAK = re.compile(r"(?<=[.!?])\s+")
 
@@ -72,7 +73,8 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Passa
     for block in _blocks(text) if markup else _plain(text):
         more = length + len(block.text) > size
         # a new passage at a heading, unless only headings are held; and where the block no longer fits
-        if held and ((block.level and (body or more)) or (body and block.text.strip() and more)):
+        named = markup and _TARGETS.fullmatch(block.text) is not None  # the name of the heading below
+        if held and (((block.level or named) and (body or more)) or (body and block.text.strip() and more)):
             close()
         if block.level:
             headings = [(level, title) for level, title in headings if level < block.level]
@@ -85,7 +87,7 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Passa
                 close()
             held.append(part)
             length += len(part)
-            body = body or (not block.level and bool(part.strip()))
+            body = body or (not block.level and not named and bool(part.strip()))
     close()
     return out
 

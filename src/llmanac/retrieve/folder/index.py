@@ -28,19 +28,20 @@ from llmanac.core.errors import CheckpointError, DataError, LlmanacError, Reques
 from llmanac.core.lock import locked
 from llmanac.core.outputs import check_own_folder
 from llmanac.core.spec import dump, make
+from llmanac.core.stores import STORE
 from llmanac.data.quarantine import Problems
 from llmanac.retrieve import bm25, dense
 from llmanac.retrieve.folder._fits import digest_of, fits
 from llmanac.retrieve.folder._rows import Rows, read_folder
-from llmanac.retrieve.folder._vectors import check_place, forget, place_of, vectors_of
+from llmanac.retrieve.folder._vectors import check_place, forget, place_of, text_of, vectors_of
 from llmanac.retrieve.folder.chunks import SIZE
 from llmanac.retrieve.hybrid import Hybrid
 from llmanac.retrieve.hybrid import Spec as HybridSpec
 
-FORMAT, VERSION = "llmanac-folder-index", 5
+FORMAT, VERSION = "llmanac-folder-index", 6
 # lines of version 2 began at blank ones, and those of pages were of their text; words of 3 were not in NFKC, those of 4
 # no stems
-READABLE = (2, 3, 4, VERSION)
+READABLE = (2, 3, 4, 5, VERSION)
 WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass over hidden ones
 CHECKED = 64 << 20
 AGAIN = "build it again with `llmanac index`"
@@ -138,7 +139,8 @@ class FolderIndex:
             if method == "bm25":
                 made: Any = bm25.BM25.from_arrays(len(self), self.words, self.arrays, bm25.Spec())
             elif method == "dense":
-                made = dense.Dense(spec=self.encoder, vectors=self.arrays["vectors"])
+                first = text_of(self[0].heading, self[0].text)
+                made = dense.Dense(spec=self.encoder, vectors=self.arrays["vectors"], first=first)
             else:
                 made = Hybrid([self.retriever("bm25"), self.retriever("dense")], HybridSpec(fusion="scores"))
             self._made[method] = made
@@ -223,7 +225,8 @@ class FolderIndex:
         """
         folder = Path(folder).expanduser()
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; name a folder of documents")
+            fix = "copy the objects into a folder first" if STORE.match(str(folder)) else "name a folder of documents"
+            raise DataError(f"{folder}: no such folder; {fix}")
         place = folder / WHERE if place is None else Path(place)
         with locked(place.parent / f"{place.name}.lock", fix="name another place with --index"):
             settings = {"include": list(include), "size": size}

@@ -11,7 +11,7 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder.index import FolderIndex, Passage
-from llmanac.retrieve.folder.quotes import spans
+from llmanac.retrieve.folder.quotes import spans, statements
 from llmanac.retrieve.folder.ranker import PRONOUN, WANTED, begins
 
 NAMED, TYPO, ACROSS = 0.6, 0.15, 0.5  # shares of the questions
@@ -98,8 +98,8 @@ def questions_of(
     for _ in range(10 * count):
         passage, sort = index[rng.choice(use) if use else rng.randrange(len(index))], rng.choice(SORTS)
         name = _name(passage)
-        rows = (" ".join(passage.text[a:b].split()) for a, b in spans(passage.text))
-        said = [row for row in rows if not row.startswith(("#", "`", "|")) and len(content(row)) >= FEWEST]
+        rows = (" ".join(passage.text[a:b].split()) for a, b in statements(passage.text))
+        said = [row for row in rows if len(content(row)) >= FEWEST]
         if not said or (sort != "cloze" and not (begins(passage) and content(name))):
             continue
         gold = rng.choice(said) if sort == "cloze" else said[0]

@@ -17,6 +17,10 @@ _END = re.compile(
     r"|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)"
 )
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|No|Fig|al|e\.g|i\.e|U\.S|[A-Z]))\.$")
+# what holds no statement: headings, code, tables, and reStructuredText's targets and directives without a sentence
+_FURNITURE = re.compile(
+    r"#|```|\||==|[^\n]+\n\s*([=~^*\-\"'+])\1{2,}\s*$|\.\. (_[^\n]*|[\w-]+::[ \t]*(\S+[ \t]*){0,3})$"
+)
 _ORDINAL = re.compile(r"(?:^|\s)\d{1,2}\.$")  # "am 11. Januar", or a number at the end of a sentence
 
 
@@ -45,6 +49,11 @@ def spans(text: str) -> list[tuple[int, int]]:
     out.append((start, len(text)))
     trimmed = ((a + len(text[a:b]) - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())) for a, b in out)
     return [(a, b) for a, b in trimmed if b > a]
+
+
+def statements(text: str) -> list[tuple[int, int]]:
+    """Begin and end of what may be quoted: `spans` without headings, code, tables and directives."""
+    return [(a, b) for a, b in spans(text) if not _FURNITURE.match(text[a:b])]
 
 
 def _ends(before: str, word: str) -> bool:

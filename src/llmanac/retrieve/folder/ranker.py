@@ -35,8 +35,7 @@ import string
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -44,7 +43,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError
 from llmanac.retrieve._words import STOP, code_words, content
 from llmanac.retrieve.folder.index import FolderIndex, Passage
-from llmanac.retrieve.folder.quotes import ORDERS, Quote, spans
+from llmanac.retrieve.folder.quotes import ORDERS, Quote, statements
 
 PASSAGE = (
     "heading", "heading related", "said", "said related", "dotted", "named", "name", "mentions", "covered", "related",
@@ -96,9 +95,11 @@ class Asked:
     programs: bool
     odd: frozenset[str]
 
-    def share(self, held: Any, related: bool = False, besides: Collection[str] = ()) -> float:
+    def share(self, held: Set[str], related: bool = False, besides: Set[str] = frozenset()) -> float:
         """The share of the words that are held; of those that are not `besides`, 1 where there are none."""
-        there = self.every & held if isinstance(held, Set) else {word for word in self.every if word in held}
+        there = self.every & held
+        if not there:
+            return float(bool(besides) and self.words.keys() <= besides)
         got = whole = 0.0
         for word, idf in self.words.items():
             if word in besides:
@@ -106,7 +107,7 @@ class Asked:
             whole += idf
             if word in there:
                 got += idf
-            elif related and there:
+            elif related:
                 got += idf * max((near for other, near in self.near[word].items() if other in there), default=0.0)
         return got / whole if whole else float(bool(besides))
 
@@ -157,8 +158,7 @@ def _read(
     title = heading.rpartition(" > ")[2]
     name = title.partition("(")[0]
     last = code_words(re.split(r"[\s.]", name.strip())[-1])[:1] or [""]
-    places = [(a, b) for a, b in spans(text) if not ORDERS.search(text[a:b])]
-    read = [(a, b, code_words(text[a:b])) for a, b in places if not text[a:b].startswith(("#", "```", "|", "=="))]
+    read = [(a, b, code_words(text[a:b])) for a, b in statements(text) if not ORDERS.search(text[a:b])]
     words = Counter(word for _, _, own in read for word in own if word not in STOP)
     sentences = [(a, b, frozenset(own) - STOP) for a, b, own in read]
     return content(heading), content(name), last[0], words, sentences, _begins(title, text, part)
@@ -206,7 +206,8 @@ class Ranker:
     ) -> None:
         self.index, self.method, self.weights = index, method, weights or RankerWeights.read(method)
         self.lexical, self.related = index.retriever("bm25"), related_words() if related is None else related
-        self.unseen = self.lexical.weight("\0")
+        self.weight = functools.cache(self.lexical.weight)
+        self.unseen = self.weight("\0")
         self.vector: tuple[str, np.ndarray] = ("", np.empty(0))  # of the last question
 
     def asked(self, question: str, gone: Collection[str] = ()) -> Asked:
@@ -215,11 +216,12 @@ class Ranker:
         Args:
             gone: words of the index that count as if it did not have them.
         """
+        question = _NAME.sub(lambda name: self._known_end(name[0], gone), question)
         words, unknown, corrected = dict[str, float](), 0.0, 0.0
         for word in dict.fromkeys(w for w in code_words(question) if w not in STOP):
             found = word if self._has(word, gone) else self._near(word, gone)
             there = self._has(found, gone)
-            idf = self.lexical.weight(found) if there else self.unseen
+            idf = self.weight(found) if there else self.unseen
             unknown += idf * (not there)
             corrected += idf * (found != word)
             words[found] = idf
@@ -249,6 +251,15 @@ class Ranker:
             odd,
         )
 
+    def _known_end(self, name: str, gone: Collection[str]) -> str:
+        """`heappush` of `heapq.heappush` where no text has the whole name, and the file heapq.txt its end."""
+        around, _, end = name.casefold().rpartition(".")
+        own = code_words(end)[:1]
+        if not around or self._has(code_words(name)[0], gone) or not own or not self._has(own[0], gone):
+            return name
+        files = (PurePath(self.index[hit.position].document) for hit in self.lexical.top(own, CANDIDATES))
+        return end if any(around == file.stem.casefold() for file in files) else name
+
     def _has(self, word: str, gone: Collection[str]) -> bool:
         return word in self.lexical.vocabulary and word not in gone
 
@@ -257,7 +268,7 @@ class Ranker:
         if len(word) <= _SHORT or not word.isascii() or word in self.related:
             return word
         found = {other for other in edits(word) if self._has(other, gone)}
-        return min(found, key=lambda other: (self.lexical.weight(other), other), default=word)
+        return min(found, key=lambda other: (self.weight(other), other), default=word)
 
     def candidates(self, asked: Asked, k: int = CANDIDATES) -> list[tuple[Passage, float]]:
         """Passages that may answer, the `k` best of each retriever, each with its cosine, 0 without vectors; equal
@@ -281,7 +292,7 @@ class Ranker:
     def features(self, asked: Asked, passage: Passage, cosine: float) -> list[float]:
         """The features of a passage, in the order of `PASSAGE`."""
         above, name, last, body, sentences, first = _read(passage.heading, passage.text, passage.part)
-        length, weight = body.total(), self.lexical.weight
+        length, weight = body.total(), self.weight
         slow = _K1 * (1 - _B + _B * length / _USUAL)
         heading, covered = asked.share(above), asked.share(above | body.keys())
         held = {w: body[w] / (body[w] + slow) for w in asked.every & body.keys()}
@@ -303,7 +314,7 @@ class Ranker:
 
     def _said(self, words: Collection[str], asked: Asked) -> float:
         """The related share of a text's words that the question says."""
-        weight = self.lexical.weight
+        weight = self.weight
         return sum(weight(w) * asked.back.get(w, 0.0) for w in words) / max(1e-9, sum(map(weight, words)))
 
     def passages(self, asked: Asked, without: Collection[str] = ()) -> tuple[list[tuple[Passage, float]], float]:

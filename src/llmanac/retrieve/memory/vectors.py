@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmanac.retrieve.dense import Encode
+from llmanac.retrieve.dense import Encode, same
 from llmanac.retrieve.memory.recall import Fact
 
 _SCHEMA = """
@@ -25,21 +25,26 @@ class Vectors:
     """
 
     def __init__(self, base: sqlite3.Connection, encode: Encode, name: str) -> None:
-        self._base, self.encode, self._name = base, encode, name
+        self._base, self.encode, self._name, self._checked = base, encode, name, False
         base.executescript(f"begin immediate; {_SCHEMA} commit;")
 
     def of(self, facts: Sequence[Fact], width: int) -> np.ndarray:
         """(N, width), those that the file lacks encoded and kept."""
         made = [hashlib.sha256(f"{self._name}\0{fact.text}".encode()).hexdigest() for fact in facts]
-        kept = {id: (key, data) for id, key, data in self._base.execute("select id, made, vector from vectors")}
+        held = {
+            (id, key): np.frombuffer(data, np.float32)
+            for id, key, data in self._base.execute("select id, made, vector from vectors")
+            if isinstance(data, bytes) and len(data) == 4 * width
+        }
+        there = {i: held[fact.id, made[i]] for i, fact in enumerate(facts) if (fact.id, made[i]) in held}
+        first = next(iter(there), None)
+        if not self._checked and first is not None and not same(self.encode([facts[first].text])[0], there[first]):
+            there = {}  # the encoder of this name has changed
+        self._checked = True
         out = np.zeros((len(facts), width), np.float32)
-        new = []
-        for i, (fact, key) in enumerate(zip(facts, made, strict=True)):
-            held = kept.get(fact.id, ("", b""))
-            if held[0] == key and isinstance(held[1], bytes) and len(held[1]) == 4 * width:
-                out[i] = np.frombuffer(held[1], np.float32)
-            else:
-                new.append(i)
+        for i, vector in there.items():
+            out[i] = vector
+        new = [i for i in range(len(facts)) if i not in there]
         if new:
             out[new] = self.encode([facts[i].text for i in new])
             rows = [(facts[i].id, made[i], out[i].tobytes(), facts[i].id) for i in new]
