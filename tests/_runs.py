@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+from _forked import executables
 
 SMALL = {
     "name": "small",
@@ -32,6 +33,4 @@ def recipe(text: Path, **changes: object) -> dict[str, object]:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmanac", *words], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([executables() / "llmanac", *words], cwd=cwd, capture_output=True, text=True, timeout=300)

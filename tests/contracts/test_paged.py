@@ -28,12 +28,12 @@ def pool_of(model, block_tokens=3, budget=None):
 
 @every
 def test_paged_equals_uncached_in_every_chunking(kind, name):
-    model, ids = model_of(kind, name), tokens(2, 7)
-    pool = pool_of(model)
+    model, ids = model_of(kind, name), tokens(2, 6)
+    pool = pool_of(model, block_tokens=2)
     with torch.inference_mode():
         full = model(ids).logits
-        for cuts in itertools.product([False, True], repeat=6):
-            edges = [0, *[i + 1 for i, cut in enumerate(cuts) if cut], 7]
+        for cuts in itertools.product([False, True], repeat=5):
+            edges = [0, *[i + 1 for i, cut in enumerate(cuts) if cut], 6]
             state = PagedState.start(pool, 2)
             parts = [model(ids[:, a:b], state).logits for a, b in itertools.pairwise(edges)]
             torch.testing.assert_close(torch.cat(parts, 1), full, **CLOSE)

@@ -14,6 +14,7 @@ from _builds import digests, make_inputs, stage
 from llmanac.core.errors import DataError
 from llmanac.data.pipeline import build as building
 from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.finish import fate
 from llmanac.data.pipeline.recipe import BuildSpec, make_recipe
 
 
@@ -118,6 +119,28 @@ def test_marks_of_a_finished_build_that_are_damaged_are_named(recipe: BuildSpec,
     (out / "inputs.jsonl").unlink()
     with pytest.raises(DataError, match=r"inputs\.jsonl: is gone.*--no-resume"):
         build(recipe, out)
+
+
+def test_a_manifest_of_another_structure_and_a_lost_output_are_named(recipe: BuildSpec, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(recipe, out)
+    place = out / "manifest.json"
+    found = json.loads(place.read_text())
+    stages, output = found["stages"], found["output"]
+    for other, named in (
+        ({"stages": [{**stages[0], "documents_in": None}]}, "documents_in: expected a whole number"),
+        ({"stages": [1]}, "name: is missing"),
+        ({"stages": {}}, "stages: expected a list"),
+        ({"output": {**output, "files": [{"name": 3, "bytes": 1}]}}, "name: expected a text"),
+        ({"output": None}, "output.documents: is missing"),
+    ):
+        place.write_text(json.dumps({**found, **other}))
+        with pytest.raises(DataError, match=rf"manifest\.json: {named}.*; delete it, and run"):
+            fate(out, "nothing")
+    place.write_text(json.dumps(found))
+    (out / "data" / output["files"][0]["name"]).unlink()
+    with pytest.raises(DataError, match=r"damaged .*delete it and run its build again"):
+        fate(out, "nothing")
 
 
 def every(out: Path) -> list[Path]:

@@ -325,11 +325,14 @@ def test_a_stopped_run_goes_on_and_says_what_it_cost(folder, capsys, monkeypatch
     with chat_server("openai", knows, before=before) as (url, asked):
         command[1] = url
         run(command, expect=2)
-        assert "status 404" in capsys.readouterr().err
+        first = capsys.readouterr()
+        assert "status 404" in first.err and "are not asked for again" not in first.out + first.err
         mended.append(True)
         asked.clear()
         run([*command, "--rpm", "100000"])
-        said = capsys.readouterr().out
+        again = capsys.readouterr()
+        said = again.out
+        assert "gave before are not asked for again; name another folder" in again.out + again.err
         assert len(asked) == 4 + 6  # a probe of each way, and the six questions that had no answer
     assert "11 requests (0 of them repeated), 100 tokens read, 30 written, 0.0005 by --price, in this run" in said
     page = json.loads((folder / "out" / "results.json").read_text("utf-8"))

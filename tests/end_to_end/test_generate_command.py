@@ -12,6 +12,7 @@ import pytest
 from _engine_models import ByteTokenizer, HistoryModel
 
 from llmanac.cli import main
+from llmanac.core.parts import parts_of
 from llmanac.core.spec import make_method
 from llmanac.generate import load, prompts
 from llmanac.generate.engine import Engine
@@ -87,15 +88,11 @@ def test_a_file_is_continued_and_a_stopped_command_goes_on(engine, tmp_path, mon
 
     monkeypatch.setattr(engine, "generate", stopping)
     assert run("--prompts", asked, "-o", out, *FLAGS) == 130
-    assert (
-        "Continue with: the same command" in capsys.readouterr().out
-        and not out.exists()
-        and prompts.parts_of(out).is_dir()
-    )
+    assert "Continue with: the same command" in capsys.readouterr().out and not out.exists() and parts_of(out).is_dir()
     assert run("--prompts", asked, "-o", out, *FLAGS, "--seed", "1") == 2
     assert "other options" in capsys.readouterr().err
     assert run("--prompts", asked, "-o", out, *FLAGS) == 0
-    assert len(calls) == 4 and not prompts.parts_of(out).exists()
+    assert len(calls) == 4 and not parts_of(out).exists()
     printed = capsys.readouterr().out
     assert "Next: llmanac score model" in printed and "10" in printed
     found = rows(out)
@@ -137,7 +134,7 @@ def test_one_command_writes_an_output_and_edited_parts_are_made_anew(engine, tmp
     monkeypatch.setattr(engine, "generate", stopping)
     assert run("--prompts", asked, "-o", out, "--force") == 130
     assert "another command writes" in capsys.readouterr().err
-    part = prompts.parts_of(out) / "000001.jsonl"
+    part = parts_of(out) / "000001.part"
     part.write_bytes(part.read_bytes().replace(b'"index": 0', b'"index": 7'))
     monkeypatch.setattr(engine, "generate", generate)
     assert run("--prompts", asked, "-o", out, "--force") == 0
@@ -180,7 +177,7 @@ def test_parts_of_another_model_or_engine_are_refused_by_name(engine, tmp_path, 
         os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns + 10**9))
         assert run(*first) == 2 and f"({file})" in " ".join(capsys.readouterr().err.split())
         os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
-    assert set(prompts._files("tuned")) == {
+    assert set(prompts.stamps("tuned")) == {
         "tuned/adapter_config.json", "model/config.json", "model/model.safetensors"
     }  # fmt: skip
     monkeypatch.setattr(engine, "generate", generate)

@@ -35,8 +35,11 @@ def test_only_a_model_that_read_chats_has_a_chat_template(finished, text: Path, 
     console.chat(engine, lines=io.StringIO("count\n"))
     assert len(seen[0][0]) > len(seen[1][0])
     assert (seen[0][1]["temperature"], seen[0][1]["max_new_tokens"]) == (0.2, 3)
-    engine.model.generation = {"do_sample": True, "temperature": 0.6}
-    assert console.sampling(engine) == {"temperature": 0.6, "top_p": 1.0}
+    qwen = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1, "min_p": 0}
+    engine.model.generation = {**qwen, "no_repeat_ngram_size": 3, "eos_token_id": 2, "typical_p": None}
+    kept = {"temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1, "no_repeat_ngram": 3}
+    assert console.sampling(engine) == kept
+    engine.request([1], **console.sampling(engine))  # which the engine knows
     engine.model.generation = {"temperature": 0.6}
     assert console.sampling(engine) == {"temperature": 0.0}
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from _engine_models import ByteTokenizer
+from _forked import executables
 from _small_models import tokens, transformer
 from _studies import ask
 
@@ -158,7 +159,7 @@ def added(site: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def command(site: Path, *arguments: str, code: int = 0) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-m", "llmanac", *arguments], env=environment, capture_output=True, text=True, timeout=300
+        [executables() / "llmanac", *arguments], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _forked import executables
 from _pages import INDENTED, Session, blocks
 
 import llmanac
@@ -51,10 +52,11 @@ LONG = [
 ] + ["README.md"]
 # what the fast tests type in place of README's words, so that its commands train and ask less
 BRIEFLY = {
-    "--budget 40s ": "--budget 40s -s train.steps=20 -s finetune.steps=5 -s model.dim=64 -s model.layers=2 "
-    "-s model.max_length=512 -s evaluate.questions=8 -s evaluate.baselines=none ",
+    "--budget 40s ": "--budget 40s -s train.steps=8 -s train.batch_tokens=1024 -s finetune.steps=5 -s model.dim=64 "
+    "-s model.layers=1 -s model.max_length=512 -s evaluate.questions=8 -s evaluate.held_out_bytes=5000 "
+    "-s evaluate.baselines=none ",
     "--budget 15m -s model.dim=64 ": "--budget 60m -s model.dim=16 ",  # of a busy machine
-    "-s train.batch_tokens=512": "-s train.batch_tokens=256 --seeds 2",
+    "-s train.steps=200 -s train.batch_tokens=512": "-s train.steps=40 -s train.batch_tokens=256 --seeds 2",
     "--budget 20s -o runs/metres": "--budget 20s -s train.steps=10 -o runs/metres",
 }
 # pages that go on from another, whose files and servers they use
@@ -79,8 +81,10 @@ ELSEWHERE = [
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session(tmp_path)
+def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The slow tests start every command as a reader does; in the others torch is imported once for all."""
+    slow = request.node.get_closest_marker("slow")
+    session = Session(tmp_path, *([] if slow else [str(executables() / "python")]))
     yield session
     session.close()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from _forked import executables
 
 import llmanac
 
@@ -24,5 +24,7 @@ def test_every_public_name_has_an_example(root: Path) -> None:
 def test_the_examples_run(root: Path, tmp_path: Path) -> None:
     text = (root / "docs" / "reference.md").read_text("utf-8")
     (tmp_path / "page.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)), "utf-8")
-    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [executables() / "python", "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]

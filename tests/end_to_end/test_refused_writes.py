@@ -18,7 +18,8 @@ from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
 from llmanac.core.spec import make_method
 from llmanac.recipes import merge, quantize, specialize
-from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.recipes.vocabulary import texts
+from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = [f"text number {n} " + " ".join(f"{n * k % 997} words" for k in range(60)) for n in range(3000)]
 
@@ -120,7 +121,9 @@ def test_folders_without_rights(inputs: Path, name: str, capsys: pytest.CaptureF
         assert "Permission denied" in sentence(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", ["convert", "quantize", "merge"])
+@pytest.mark.parametrize(
+    "command", ["convert", "quantize", "merge", "convert.gguf", "quantize.gguf", "train", "extend"]
+)
 def test_a_folder_that_another_command_wrote_meanwhile_is_kept(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,23 +134,30 @@ def test_a_folder_that_another_command_wrote_meanwhile_is_kept(
     tokenizer.save(tmp_path / "model")
     change = make_method("adapter", {"name": "lora", "rank": 2}).build(seed=0).apply(model)
     save_adapter(change, tmp_path / "adapter", base=str(tmp_path / "model"))
-    text, target = tmp_path / "text.txt", tmp_path / "target"
+    text, target = tmp_path / "text.txt", tmp_path / f"target{'.gguf' * command.endswith('.gguf')}"
     text.write_text("some words to learn " * 400)
+    other = target if target.suffix else target / "other"
     words = {
         "convert": ["convert", str(tmp_path / "model"), str(target)],
         "quantize": ["quantize", str(tmp_path / "model"), "-m", "int8", "-o", str(target), "--text", str(text)],
+        "convert.gguf": ["convert", str(tmp_path / "model"), str(target)],
+        "quantize.gguf": ["quantize", str(tmp_path / "model"), "-m", "q8_0", "-o", str(target), "--text", str(text)],
         "merge": ["merge", str(tmp_path / "adapter"), "-o", str(target)],
+        "train": ["tokenizer", "train", "bpe", str(text), "-s", "vocab_size=262", "-o", str(target)],
+        "extend": ["tokenizer", "extend", str(tmp_path / "model"), str(text), "--tokens", "1", "-o", str(target)],
     }[command]
 
     def meanwhile(*given: Any) -> Any:
-        target.mkdir()
-        (target / "other").write_text("of the other command")
-        return load_tokenizer(*given)
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("of the other command")
+        return really(*given)
 
-    used = {"convert": specialize, "quantize": quantize, "merge": merge}[command]
-    monkeypatch.setattr(used, "load_tokenizer", meanwhile)
+    used = {"convert": specialize, "quantize": quantize, "merge": merge}.get(command.partition(".")[0], texts)
+    name = "labelled" if used is texts else "load_tokenizer"
+    really = getattr(used, name)
+    monkeypatch.setattr(used, name, meanwhile)
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and "is there already" in capsys.readouterr().err
-    assert [path.name for path in target.iterdir()] == ["other"]
+    assert other.read_text() == "of the other command" and (other == target or [*target.iterdir()] == [other])
     assert not list(tmp_path.glob(".tmp*"))

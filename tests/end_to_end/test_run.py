@@ -70,7 +70,7 @@ def test_transformers_loads_what_we_trained(finished) -> None:
 
 
 def test_size_and_steps_are_planned_from_the_budget_unless_stated(text: Path, tmp_path: Path) -> None:
-    open_recipe = recipe(text, budget="4s")
+    open_recipe = recipe(text, budget="2s")
     open_recipe["model"] = {"name": "transformer"}
     open_recipe["train"] = {"length": 64, "batch_tokens": 256}
     done = llmanac.run(open_recipe, folder=tmp_path / "planned")

@@ -270,6 +270,7 @@ def test_the_next_name_and_the_latest_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_teachers_answers_outlive_a_refusal_and_serve_that_teacher_only(tmp_path: Path, monkeypatch) -> None:
     from llmanac.generate import load
+    from llmanac.recipes import distill
     from llmanac.recipes.distill import TeacherSpec
 
     class Engine:
@@ -280,6 +281,7 @@ def test_a_teachers_answers_outlive_a_refusal_and_serve_that_teacher_only(tmp_pa
             return [type("C", (), {"text": f"{prompt}!", "finish_reason": "stop"})() for prompt in prompts]
 
     monkeypatch.setattr(load, "load_engine", lambda *given, **named: Engine())
+    monkeypatch.setattr(distill, "contents", lambda model: model)  # there are no files
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n')
     place = tmp_path / "out"

@@ -278,6 +278,26 @@ def test_a_message_is_gone_on_with(server):
         ("/api/generate", {"model": "tiny", "prompt": "a", "suffix": "b"}, 400, "suffix"),
         ("/api/generate", {"model": "tiny", "prompt": "a", "options": {"temperature": -1}}, 400, "temperature"),
         ("/api/embed", {"model": "tiny", "input": "a"}, 404, "embedding"),
+        (
+            "/v1/messages",
+            {"model": "tiny", "max_tokens": 1, "messages": ASK, "system": [{"type": "image"}]},
+            400,
+            "system: only text",
+        ),
+        (
+            "/v1/messages",
+            {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "document"}]}]},
+            400,
+            "messages.0.content.0.type: input should be 'text'",
+        ),
+        (
+            "/v1/responses",
+            {"model": "tiny", "input": [{"role": "user", "content": [{"type": "input_file"}]}]},
+            400,
+            "input.0.content.0.type: input should be 'input_text'",
+        ),
+        ("/api/generate", {"model": "tiny", "prompt": "a", "raw": True, "system": "Be brief."}, 400, "system"),
+        ("/api/generate", {"model": "tiny", "prompt": "a", "raw": True, "images": ["AA=="]}, 400, "images"),
     ],
 )
 def test_errors_are_in_each_apis_form(server, path, body, status, said):
@@ -286,6 +306,17 @@ def test_errors_are_in_each_apis_form(server, path, body, status, said):
     assert answer.status_code == status, answer.text
     assert said in (error if path.startswith("/api") else error["message"])
     assert path != "/v1/messages" or answer.json()["type"] == "error"
+
+
+def test_messages_by_a_schema_and_what_is_not_read_of_a_result(server):
+    failed = {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True}
+    used = {"type": "tool_use", "id": "t", "name": "add", "input": {}}
+    turns = [*ASK, {"role": "assistant", "content": [used]}, {"role": "user", "content": [failed]}]
+    form = {"type": "json_schema", "schema": SCHEMA}
+    ask = {"model": "tiny", "max_tokens": 80, "messages": turns, "temperature": 0}
+    answer = httpx.post(f"{server.url}/v1/messages", json={**ask, "output_config": {"format": form, "effort": "low"}})
+    assert answer.headers["x-llmanac-ignored"] == "messages.content.is_error, output_config.effort"
+    assert json.loads(answer.json()["content"][-1]["text"]).keys() == SCHEMA["properties"].keys()
 
 
 def test_a_stream_that_fails_says_so_in_each_apis_form():

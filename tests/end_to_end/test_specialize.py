@@ -23,6 +23,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 # ruff: noqa: E402
 from _exports import model, words
+from _forked import executables
 
 from llmanac.cli import main
 from llmanac.core import files
@@ -195,6 +196,12 @@ def test_a_file_that_was_cut_short_is_written_again(tmp_path):
     with pytest.raises(DataError, match=r"asked.json:1: not JSON .*; delete it"):
         carried_out(spec, place, resume=True)
     (place / "asked.json").unlink()
+    rows = Path(spec.data)
+    before = rows.read_text()
+    rows.write_text(before.replace("It is", "Its is"))
+    with pytest.raises(DataError, match=r"rows.jsonl: has changed since .*out was begun; put it back"):
+        carried_out(spec, place, resume=True)
+    rows.write_text(before)
     again, _ = carried_out(spec, place, resume=True)
     assert export.read_bytes() == whole and again.results["verified"] == found.results["verified"]
 
@@ -270,8 +277,8 @@ def test_smollm2_learns_a_task_and_its_exports_are_the_model(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------- killed
 def trials(folder: Path, points: int, kinds: str) -> dict:
-    ended = subprocess.run([sys.executable, __file__, str(folder), str(points), kinds], capture_output=True, text=True,
-                           timeout=900, check=False)  # fmt: skip
+    words = [executables() / "python", __file__, str(folder), str(points), kinds]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])
 

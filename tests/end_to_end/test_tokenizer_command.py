@@ -6,10 +6,10 @@ import contextlib
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from _forked import executables
 
 from llmanac.cli import main
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
@@ -32,7 +32,7 @@ def run(*arguments: str, given: str | bytes | None = None, status: int = 0) -> t
         return out.getvalue(), error.getvalue()
     data = given.encode("utf-8") if isinstance(given, str) else given
     done = subprocess.run(
-        [sys.executable, "-m", "llmanac.cli", "tokenizer", *arguments], input=data, capture_output=True, timeout=300
+        [executables() / "llmanac", "tokenizer", *arguments], input=data, capture_output=True, timeout=300
     )
     assert done.returncode == status, done.stderr.decode()
     assert b"Traceback" not in done.stderr

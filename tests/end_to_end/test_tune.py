@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import random
 import signal
 import sys
+import weakref
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from llmanac.lab.compare import compare
 from llmanac.objectives.instruction import Instruction
 from llmanac.objectives.token_distillation import TokenDistillation
 from llmanac.recipes import tune_memory
-from llmanac.recipes.distill import teacher_file
+from llmanac.recipes.distill import TeacherSpec, teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.quantize import quantize
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
@@ -198,6 +200,24 @@ def test_long_rows_are_cut_or_dropped_and_counted(place, tmp_path):
         tune(asked(place, rows={"length": 500}), tmp_path / "too-long")
 
 
+def test_nothing_of_a_trial_pass_is_left(place):
+    """What a graph holds, and holds the graph, is never freed: 450 MB of a row of a model of half a billion weights."""
+    model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 2, "max_length": 64}).build(vocab_size=50)
+    objective = make_method("objective", "autoregressive").build()
+    seen = []
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(weakref.ref(ctx))  # a node in the middle of the graph
+            return x * 1
+
+    model.model.layers[0].register_forward_hook(lambda module, given, found: Marked.apply(found))
+    assert saved_bytes(model, objective, [list(range(33))]) > 0
+    gc.collect()
+    assert seen and seen[0]() is None
+
+
 def test_memory_decides_how_many_rows_are_computed_at_a_time(place, monkeypatch):
     model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 2, "max_length": 64}).build(vocab_size=50)
     objective = make_method("objective", "autoregressive").build()
@@ -222,6 +242,13 @@ def test_memory_decides_how_many_rows_are_computed_at_a_time(place, monkeypatch)
         free = int(states + 1.5 * one * (rows + 0.5))
         settled = plan_memory(model, objective, Rows(), spec, place / "none", lambda line: None, free=free)
         assert settled.micro_batch == rows
+    set_recompute(model, "blocks")
+    less, lines = saved_bytes(model, objective, row), []
+    assert 1.5 * less < one
+    settled = plan_memory(
+        model, objective, Rows(), spec, place / "none", lines.append, free=int(states + 1.5 * less * 1.5)
+    )
+    assert (settled.micro_batch, settled.recompute) == (1, "blocks") and "blocks are computed again" in lines[0]
     with pytest.raises(SpecError, match=r"rows.length: .* lower rows.length"):
         plan_memory(model, objective, Rows(), spec, place / "none", lambda line: None, free=states)
     # by default the machine's memory, whatever is free of it; unless that is less than the share that may be used
@@ -338,6 +365,22 @@ def test_teachers_text_becomes_rows_and_a_cut_answer_never_does(tmp_path):
     calls = engine.calls
     again, rows = teacher_file(engine, data, tmp_path, samples=2, verify=None)
     assert engine.calls == calls + 1 and len(rows.read_text().splitlines()) == 2 and again["prompts"] == 2
+
+
+def test_answers_of_a_teacher_that_has_changed_are_written_anew(tmp_path, monkeypatch):
+    """The folder has the same name, and the answers that a stopped command kept are of other weights."""
+    data, model = tmp_path / "rows.jsonl", tmp_path / "teacher"
+    data.write_text('{"prompt": "a", "completion": "1"}\n')
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    said = []
+    for weights in (b"some", b"some", b"others"):
+        (model / "model.safetensors").write_bytes(weights)
+        engine = Scripted({"a": [(weights.decode(), "stop")]})
+        engine.generate = lambda prompts, n, engine=engine, **o: list(Scripted.generate(engine, prompts, n, **o))
+        monkeypatch.setattr("llmanac.generate.load.load_engine", lambda *a, engine=engine, **k: engine)
+        said.append(TeacherSpec(model=str(model)).write(str(data), tmp_path / "out", 0, lambda line: None).read_text())
+    assert said[0] == said[1] and json.loads(said[2])["completion"] == "others"
 
 
 ROLES = ["<|user|>", "<|assistant|>", "<|end|>"]

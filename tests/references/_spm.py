@@ -50,7 +50,7 @@ def scrambled(count: int = 400) -> tuple[str, ...]:
 
 def texts() -> list[str]:
     """Every kind of text, single lines and whole pages."""
-    lines = [*PHRASES, *ODD, *scrambled(), *code()[:1500]]
+    lines = [*PHRASES, *ODD, *scrambled(), *code()[:500]]
     return [*lines, "\n".join(code()[:400]), " ".join(PHRASES * 20), "\n".join(lines)]
 
 

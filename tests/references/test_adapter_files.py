@@ -172,6 +172,17 @@ def test_damaged_folders(tmp_path):
         save_adapter(make_method("adapter", "lora").build(), tmp_path / "b")
 
 
+def test_an_adapter_of_weights_that_have_changed_is_said_to_be_so(tmp_path, capsys):
+    transformer(dtype=torch.float32).save_pretrained(tmp_path / "base")
+    folder, _ = written("lora", tmp_path / "a", load_model(tmp_path / "base"))
+    load_adapter(load_model(tmp_path / "base"), folder)
+    load_adapter(transformer(), folder)  # of no folder
+    assert "other weights" not in capsys.readouterr().err
+    randomise(transformer(dtype=torch.float32), seed=5).save_pretrained(tmp_path / "base")
+    load_adapter(load_model(tmp_path / "base"), folder)
+    assert f"trained on other weights than {tmp_path / 'base'}" in capsys.readouterr().err
+
+
 def test_products_that_are_fused_in_files_trained_with_an_A_each(tmp_path):
     """Written as one adapter of the ranks' sum; unlike ranks and a part of the products, too."""
     config = GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64)

@@ -12,7 +12,7 @@ from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.models import masks
 from llmanac.models.scores import scaled_dot
-from llmanac.models.scores._compiled import BlockAttention
+from llmanac.models.scores._compiled import BlockAttention, read_back, read_blocks
 
 FORMS = ("sdpa", "plain", "blocks", "flash")
 
@@ -109,6 +109,28 @@ def test_blocks_gradcheck(mask):
     assert torch.autograd.gradcheck(
         lambda *x: BlockAttention.apply(*x, additive if mask else None, (True, None), 0.5, 2), (q, k, v)
     )
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_weights_of_blocks_that_are_made_again_are_those_that_were_kept(looped):
+    q, k, v = (x.detach() for x in qkv(heads=4, kv_heads=2, length=40, dim=16, batch=3))
+    above, first = torch.randn_like(q), torch.zeros(1, 40, dtype=torch.long)
+    rest = (True, None), 0.25, 8, ((first, torch.arange(1, 41)[None]) if looped else None)
+    out, kept = read_blocks(q, k, v, None, *rest)
+    again, few = read_blocks(q, k, v, None, *rest, keep=False)
+    assert torch.equal(out, again) and len(few) == 3 * 4 * 8 * 40 < len(kept) / 2
+    made, expected = read_back(above, q, k, v, None, *rest), read_back(above, q, k, v, kept, *rest)
+    assert all(torch.equal(a, b) and a.abs().sum() > 0 for a, b in zip(made, expected, strict=True))
+
+
+@pytest.mark.parametrize(("length", "kept"), [(32, False), (512, True)])
+def test_blocks_keep_their_weights_where_making_them_again_is_much_work(length, kept):
+    """A query of 512 sees more keys than the layer is wide (2 heads of 16)."""
+    q, k, v = (x.detach().float().requires_grad_() for x in qkv(heads=2, kv_heads=2, length=length, dim=16, batch=1))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        BlockAttention.apply(q, k, v, None, (True, None), 0.25, 32).sum().backward()
+    assert (max(saved) > q.numel()) == kept and q.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)

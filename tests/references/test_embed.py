@@ -222,11 +222,11 @@ def test_minilm_equals_transformers(tmp_path):
 
     with zipfile.ZipFile(published("minilm")) as archive:
         archive.extractall(tmp_path)
-    texts = ["A cat sat on the mat.", "A kitten was sitting.", "Stocks fell.", *real(20, 3_000), "中文 ñandú 🙂", ""]
+    texts = ["A cat sat on the mat.", "A kitten was sitting.", "Stocks fell.", *real(8, 3_000), "中文 ñandú 🙂", ""]
     found = Embedder.load(tmp_path, device="cpu").texts(texts)
     np.testing.assert_allclose(found.vectors, expected(tmp_path, texts, 256), rtol=0, atol=1e-5)
     assert nearest(found.vectors[:3], 1)[0][1:] == (0, 1) and found.cut
-    long = [" ".join(real(1, 3_000) * 3)[:size] for size in (200, 1_200, 5_000, 9_000)]
+    long = [" ".join(real(1, 3_000) * 3)[:size] for size in (200, 9_000)]
     found = Embedder.load(tmp_path, device="cpu").texts(long)
     np.testing.assert_allclose(found.vectors, expected(tmp_path, long, 256), rtol=0, atol=1e-5)
     assert found.cut and {found.tokens[i] for i in found.cut} == {256}

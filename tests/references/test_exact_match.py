@@ -6,6 +6,7 @@ import ast
 import json
 import random
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import lm_eval
@@ -15,6 +16,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 from lm_eval.tasks.drop import utils as drop_task
 from lm_eval.tasks.hendrycks_math import utils as math_task
+from packaging.version import Version
 from torchmetrics.functional.text import squad
 
 from llmanac.core.errors import DataError, SpecError
@@ -128,17 +130,25 @@ def test_triviaqa_equals_lm_eval():
     assert extract("  New York, the city. Yes", "triviaqa") == "New York"
 
 
-def test_math_equals_lm_eval(minerva_task):
+def mathematical_pairs():
     rng = random.Random(5)
     pairs = [(mutated(rng.choice(GOLDS), rng), mutated(gold, rng)) for gold in GOLDS * 40]
     pairs += [(mutated(gold, rng), gold) for gold in GOLDS * 40]
-    pairs += list(zip(pieces(1500, LATEX, "", 6, 5), pieces(1500, LATEX, "", 7, 5), strict=True))
+    return pairs + list(zip(pieces(1500, LATEX, "", 6, 5), pieces(1500, LATEX, "", 7, 5), strict=True))
+
+
+@pytest.mark.skipif(Version(version("lm_eval")) < Version("0.4.13"), reason="this release of lm-eval makes \\left \\le")
+def test_minerva_equals_lm_eval(minerva_task):
+    for one, _ in mathematical_pairs():
+        assert minerva(one) == minerva_task["normalize_final_answer"](one)
+
+
+def test_math_equals_lm_eval():
     same = 0
-    for one, two in pairs:
+    for one, two in mathematical_pairs():
         expected = math_task.is_equiv(one, two)
         assert equal(one, two, "hendrycks-math") == expected, (one, two)
         same += expected and one != two
-        assert minerva(one) == minerva_task["normalize_final_answer"](one)
     assert same > 20
 
 

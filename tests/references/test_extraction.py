@@ -8,11 +8,11 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from _forked import executables
 from _planted import LONG, SITE, planted
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -371,7 +371,7 @@ def test_the_benchmark_says_which_sets_are_not_there(tmp_path: Path) -> None:
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "extract.py"
     there = {"LLMANAC_READABILITY": str(tmp_path), "LLMANAC_SHARED_DATA": str(tmp_path / "none")}
     done = subprocess.run(
-        [sys.executable, script, "--only", "extract-f1-sets", "--only", "extract-f1"],
+        [executables() / "python", script, "--only", "extract-f1-sets", "--only", "extract-f1"],
         env={**{k: v for k, v in os.environ.items() if k != "LLMANAC_NEWS"}, **there},
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from llmanac.metrics.statistics.auc import area
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import AGREES, REFUSAL, FolderAssistant, agreement
-from llmanac.retrieve.folder.quotes import spans, without_orders
+from llmanac.retrieve.folder.quotes import spans, statements, without_orders
 from llmanac.retrieve.folder.ranker import sigmoid
 from llmanac.retrieve.folder.reader import CHOOSE, LINE
 from llmanac.tokenizers.load import train_tokenizer
@@ -155,6 +155,47 @@ def test_sentences_end_where_they_do():
         ("1. Open the lid.\n2. Fill in water.", 2),
     ):
         assert len(spans(text)) == count, text
+
+
+RST = """
+.. _session-timeout:
+
+Session timeout
+===============
+
+.. versionadded:: 2.1
+
+A session ends after 30 minutes without a request. Set ``idle`` to change it.
+
+.. _proxy-config:
+
+Proxy configuration
+-------------------
+
+.. note::
+
+   The proxy must forward the header ``X-Real-IP``.
+
+``port`` is 8443 by default.
+"""
+
+
+def test_targets_headings_and_directives_are_not_quoted(tmp_path):
+    """They answer nothing; a target belongs to the passage that it names."""
+    places = [RST[a:b] for a, b in statements(RST)]
+    assert places == [
+        "A session ends after 30 minutes without a request.", "Set ``idle`` to change it.",
+        "The proxy must forward the header ``X-Real-IP``.", "``port`` is 8443 by default.",
+    ]  # fmt: skip
+    (tmp_path / "guide.rst").write_text(RST)
+    made = FolderIndex.update(tmp_path)
+    one, two = made.passages()
+    assert (one.heading, two.heading) == ("Session timeout", "Session timeout > Proxy configuration")
+    assert (one.text.split()[1], two.text.split()[1]) == ("_session-timeout:", "_proxy-config:")
+    answer = FolderAssistant(made).answer("When does a session end?")
+    assert answer.citations[0].quote == "A session ends after 30 minutes without a request."
+    bare = [text for text in ("# Title", "| a | b |", "Title\n---", ".. image:: a.png") if statements(text)]
+    assert not bare and statements(".. note:: Keep a copy of it somewhere.")
 
 
 def test_citations_are_checked_against_the_passages_shown(index, engine):

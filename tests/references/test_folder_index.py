@@ -22,6 +22,7 @@ from llmanac.retrieve.bm25 import BM25
 from llmanac.retrieve.dense import Spec
 from llmanac.retrieve.folder import FolderIndex, pieces_of
 from llmanac.retrieve.folder import _rows as rows
+from llmanac.retrieve.folder.index import VERSION
 
 
 def test_passages_keep_headings_and_fences_together():
@@ -102,7 +103,7 @@ def test_only_what_changed_is_read_again(folder, tmp_path_factory):
     calls.clear()
     newer = FolderIndex.update(folder, place, encode=counted)
     assert (newer.changed, newer.removed) == (["aaa.md"], ["page.html"])
-    assert len(calls) == 1 and "quokka" in calls[0]
+    assert len(calls) == 2 and "quokka" in calls[0]  # and one of before, by which the encoder is known again
     fresh = FolderIndex.update(folder, tmp_path_factory.mktemp("other") / "index", encoder=spec, encode=encode)
     assert same(newer, fresh)
     np.testing.assert_array_equal(newer.arrays["vectors"], fresh.arrays["vectors"])
@@ -397,7 +398,7 @@ def test_an_index_of_the_version_before_is_read_and_made_anew_with_its_encoder(f
     _edited(place, lambda data: data.update(format_version=2))
     assert len(FolderIndex.open(place)) > 4
     newer = FolderIndex.update(folder, encode=encode)
-    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == 5
+    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == VERSION
     _edited(place, lambda data: data.update(format_version=1))
     with pytest.raises(CheckpointError, match="another version"):
         FolderIndex.open(place)
@@ -473,3 +474,8 @@ def test_words_of_removed_documents_are_forgotten(tmp_path):
     assert not any("hunter2" in word for word in index.words)
     assert [hit.passage.text for hit in index.retrieve("second text", 1)] == ["other words of a second text"]
     assert b"hunter2" not in b"".join(path.read_bytes() for path in index.place.iterdir())
+
+
+def test_a_store_is_copied_first():
+    with pytest.raises(DataError, match="copy the objects into a folder first"):
+        FolderIndex.update("s3://bucket/notes")

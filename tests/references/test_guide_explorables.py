@@ -286,7 +286,7 @@ def bleu(v):
 
 
 def minhash(v):
-    from llmanac.data.near_duplicates import exact_jaccard
+    from evidence._near_duplicates import exact_jaccard
     from llmanac.data.stages.minhash import Spec
 
     draw, marks = uniform(v["seed"]), []
@@ -463,7 +463,7 @@ def after(model, ids):
         return model(Batch(ids=torch.tensor([ids])), want=OutputRequest(logits="last")).logits[0, -1].float()
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_best_next_token_is_the_packages(count, model):
     texts = prompts(count)
     work = "(v) => { const { ids, logits } = guide.prompt(v.text); "

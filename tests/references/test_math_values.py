@@ -87,22 +87,23 @@ def test_near_misses_are_refused() -> None:
 
 
 def test_real_answers_in_other_forms(shared_data) -> None:
-    """Every answer of MATH can be read; no two of them are taken for equal that math_verify holds to be different."""
+    """Every answer of MATH can be read; no two of some are taken for equal that math_verify holds to be different."""
     with open(shared_data / "math" / "math500.jsonl", encoding="utf-8") as file:
         answers = sorted({json.loads(line)["answer"] for line in file})
     rng = random.Random(5)
     assert len(answers) > 250 and [a for a in answers if same_value(a, a) is not True] == []
-    for one in answers:
-        for two in answers:
+    some = rng.sample(answers, 160)
+    for one in some:
+        for two in some:
             if one < two and equal(one, two, "math"):
                 assert verified(one, two), (one, two)
     missed = []
-    for gold in rng.sample(answers, 90):
+    for gold in rng.sample(answers, 45):
         for found in math_verify.parse(f"${gold}$"):
             if isinstance(found, sympy.Expr):
                 missed += [(gold, text) for text in {sympy.latex(found), sympy.latex(sympy.expand(found))}
                            if verified(gold, text) and not equal(text, gold, "math")]  # fmt: skip
-    assert len(missed) <= 2, missed
+    assert len(missed) <= 1, missed
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

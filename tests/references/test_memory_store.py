@@ -53,6 +53,8 @@ def test_vectors_find_other_words_and_go_with_their_fact(tmp_path):
         memory.edit(memory.recall("Which city?", 1)[0].id, "I live in Rome.")
         assert memory._run("select count(*) from vectors") == [(2,)]
         assert memory.recall("Which city?", 1) == []  # Oslo's vector is not Rome's
+    with Memory(tmp_path / "m", lambda asked: np.roll(encode(asked), 1, 1), "one") as memory:  # other files
+        assert [fact.text for fact in memory.recall("Which job?")] == ["I am a nurse."]
     with Memory(tmp_path / "m") as memory:  # without an encoder, too, a vector goes with its fact
         memory.read("Forget everything.")
         assert memory._run("select count(*) from vectors") == [(0,)]

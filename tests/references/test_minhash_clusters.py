@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evidence import _near_duplicates as near_duplicates
 from llmanac.core.errors import DataError
-from llmanac.data import near_duplicates
 from llmanac.data.deduplicate import deduplicate, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped

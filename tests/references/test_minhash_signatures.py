@@ -15,9 +15,9 @@ from datasketch.lsh import _optimal_param
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evidence import _near_duplicates as near_duplicates
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.data import near_duplicates
 from llmanac.data.stages._signatures import Signer, best_bands, unit_tables, units_of
 from llmanac.data.stages.minhash import Spec
 from llmanac.kernels.dedup import minhash as kernel

@@ -183,7 +183,7 @@ A_ROW = {"qwen": 8, "gemma": 12}  # MB: keys and values
 def test_a_published_file_is_near_its_dequantized_numbers(name):
     path = published(name)
     engine = load_engine(path, runner="native")
-    text = engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ") * 3
+    text = engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ")
     begin = [engine.tokenizer.bos_id] if engine.tokenizer.adds_bos else []  # without it Gemma's texts are unlikely ones
     ids = torch.tensor([*begin, *text])
     exact = logits(engine.model, ids[None])[0].log_softmax(-1)

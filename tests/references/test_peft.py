@@ -199,6 +199,7 @@ BESIDE = {
     "whole head": {"target_modules": ["QKV"], "modules_to_save": ["lm_head"]},
     "whole embedding and head": {"target_modules": ["QKV"], "modules_to_save": ["EMBEDDING", "lm_head"]},
     "whole matrix": {"target_modules": ["QKV"], "modules_to_save": ["OUT"]},
+    "whole target": {"target_modules": ["QKV", "OUT"], "modules_to_save": ["OUT"]},
     "all biases": {"target_modules": ["QKV"], "bias": "all"},
     "their biases": {"target_modules": ["QKV"], "bias": "lora_only"},
     "their biases, dora": {"target_modules": ["QKV"], "bias": "lora_only", "use_dora": True},

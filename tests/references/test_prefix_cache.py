@@ -57,7 +57,7 @@ def assert_equal(ours, theirs):
 def test_same_tokens_and_log_probabilities(model, options, bytes_):
     """Two rounds over prompts that share beginnings, a few rows at a time, with room for all, little or nothing."""
     plain, cached = Engine(model, rows=4), Engine(model, rows=4, prefix_cache_bytes=bytes_)
-    options = {"max_new_tokens": 20, "stop_ids": (), **options}
+    options = {"max_new_tokens": 10, "stop_ids": (), **options}
     for seed in range(2):
         prompts = prompts_of(8, seed)
         for _ in range(2):

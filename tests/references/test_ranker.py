@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import json
+import pydoc
+import textwrap
 
 import numpy as np
 import pytest
@@ -172,9 +176,24 @@ def test_words_are_corrected_by_one_edit(folder):
     for spelling in ("copytree", "copy_tree", "copytrees", "cpoytree", "copytrree", "CopyTree"):
         assert "copytre" in ranker.asked(spelling).words, spelling
     assert ranker.asked("shutil.copytree").corrected == 0 < ranker.asked("shutil.copytee").corrected
-    assert ranker.asked("zzzzzzzz").unknown == 1 and ranker.asked("zzzzzzzz").share(()) == 0
+    assert ranker.asked("zzzzzzzz").unknown == 1 and ranker.asked("zzzzzzzz").share(frozenset()) == 0
     assert {"cat", "act", "at", "scat", "cart"} <= set(edits("cat"))
     assert ranker.asked("copytree", {"copytre"}).unknown > 0, "as if the index did not have it"
+
+
+def test_a_dotted_name_means_what_the_file_of_its_module_has(tmp_path):
+    """Plain text of pydoc says `heappush`, and which module it is of in the file's name alone."""
+    for module in (heapq, textwrap, bisect):
+        text = pydoc.plain(pydoc.TextDoc().docmodule(module))
+        (tmp_path / f"{module.__name__}.txt").write_text(text)
+    ranker = Ranker(FolderIndex.update(tmp_path))
+    for name in ("heapq.nlargest", "textwrap.dedent", "bisect.insort"):
+        words, end = ranker.asked(f"What does {name} do?"), name.rpartition(".")[2]
+        assert words.words == ranker.asked(f"What does {end} do?").words and not words.strange
+        assert FolderAssistant(ranker.index).answer(f"What does {name} do?").support > 0.5
+    for name in ("bisect.nlargest", "heapq.dump", "csv.reader"):
+        assert ranker.asked(f"What does {name} do?").strange
+        assert FolderAssistant(ranker.index).answer(f"What does {name} do?").refused
 
 
 def test_weights_that_are_none_are_refused(tmp_path):

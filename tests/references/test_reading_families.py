@@ -11,6 +11,7 @@ from _small_models import randomise, tokens
 from test_family_fuzz import DRAWS, FLAG, GENERATED, one
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
@@ -117,3 +118,27 @@ def test_what_random_models_write(kind, seed, tmp_path):
     beams = make_method("decoding", {"name": "beam", "beams": 3})
     found = [one.ids for one in engine.generate(prompts, max_new_tokens=8, stop_ids=(), decoding=[beams])]
     assert found == peer.generate(source, num_beams=3, **options)[:, 1:].tolist()
+
+
+@pytest.mark.parametrize("forced", [{"bos": 7}, {"eos": 3}, {"bos": 7, "eos": 3}], ids=str)
+def test_the_first_and_the_last_token_may_be_forced(forced, tmp_path):
+    """mBART's language, the end of a text that is cut: as transformers, greedy and by beams. What is repeated is what
+    was written, not what the encoder read."""
+    peer, _ = pair("mbart", DRAWS, tmp_path, same=True)
+    own = {f"forced_{name}_token_id": token for name, token in forced.items()}
+    peer.generation_config.update(**own)
+    peer.save_pretrained(tmp_path)
+    engine = Engine(load_model(tmp_path, dtype="float64", device="cpu"))
+    source, mask = sources(engine.model.vocab_size, DRAWS)
+    prompts = [row[:n].tolist() for row, n in zip(source, LENGTHS, strict=True)]
+    for beams in (1, 3):
+        for most in (1, 9):
+            asked = {"max_new_tokens": most, "repetition_penalty": 1.2}
+            found = engine.generate(prompts, stop_ids=(), beams=beams, no_repeat_ngram=2, **asked)
+            asked |= {"attention_mask": mask, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            written = peer.generate(source, num_beams=beams, no_repeat_ngram_size=2, **asked)
+            assert [one.ids for one in found] == written[:, 1:].tolist()
+            assert {one.ids[-1] for one in found} == {3} if "eos" in forced else {one.ids[0] for one in found} == {7}
+    engine.model.generation |= {"forced_bos_token_id": 999}
+    with pytest.raises(RequestError, match="forced_bos_token_id: 999 is not in the vocabulary"):
+        engine.generate(prompts)

@@ -11,13 +11,14 @@ from _engine_models import ByteTokenizer, HistoryModel
 from _small_models import transformer
 
 import llmanac
+from evidence._intervals import newcombe_interval
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.evaluate.classify import LabelPrompt, classify
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
 from llmanac.metrics.statistics.auc import area as metric_area
 from llmanac.metrics.statistics.auc import auc
-from llmanac.metrics.statistics.intervals import newcombe_interval, wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = ["a great film", "a dull film, and long", "naïve 日本 🙂", "x"]

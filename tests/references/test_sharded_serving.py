@@ -143,7 +143,7 @@ def test_a_further_rank_says_that_rank_0_stopped(folder, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def rank_1():
-        with pytest.raises(TrainingError, match=r"rank 0 stopped while rank 1 waited"):
+        with pytest.raises(TrainingError, match=r"rank 0 stopped while it was waited for"):
             serving.follow()
         (tmp_path / "said").touch()
 

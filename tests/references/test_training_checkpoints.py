@@ -9,16 +9,17 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from _forked import executables
 from _training import FIXED, VOCAB, Stops, losses, model_of, run, same, stream
 from safetensors.torch import load_file, save_file
 
 from llmanac.core import spec
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
+from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream, MixedRows
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives.autoregressive import Autoregressive
@@ -144,7 +145,7 @@ def test_a_file_size_limit_is_an_error_too(dataset, root, tmp_path):
     rows = [(document, None) for document in dataset]
     TokenDataset.write_examples(tmp_path / "d", rows, vocab_size=VOCAB)
     script = FILE_LIMIT.format(tests=str(root / "tests"))
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    command = [executables() / "python", "-c", script, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "refused:" in done.stdout and "step-00000009: cannot write" in done.stdout
@@ -299,6 +300,15 @@ def as_format_1(folder, model):
         state |= {"cursor": state.pop("source"), "format_version": 1}
         del state["base"]
         (place / "state.json").write_text(json.dumps(state | {"seal": checkpoint._seal(state)}))
+
+
+def test_packed_weights_are_hashed_as_their_numbers_a_piece_at_a_time(monkeypatch):
+    packed = make_method("quantizer", "nf4").build().pack(torch.randn(4096, 512))
+    dense, most = checkpoint.hash_tensors({"w": packed.dense()}), []
+    rows = type(packed.form).rows
+    monkeypatch.setattr(type(packed.form), "rows", lambda *asked: most.append(len(found := rows(*asked))) or found)
+    assert checkpoint.hash_tensors({"w": packed}) == dense != checkpoint.hash_tensors({"w": packed[1:]})
+    assert max(most) <= 4096 // 2
 
 
 @pytest.mark.parametrize("made", [model_of, half_frozen])

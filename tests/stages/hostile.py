@@ -33,6 +33,8 @@ class Hostile(Stage):
             if word == "DIE" and not (Path(self.mark) / "died").exists():
                 (Path(self.mark) / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if word == "DIES":
+                os.kill(os.getpid(), signal.SIGKILL)
             if word == "SLOW" and not (Path(self.mark) / "no-longer").exists():
                 time.sleep(0.02)
             if word == "SURROGATE":
