@@ -39,7 +39,7 @@ ASKED = {
     "about": "Say in two sentences what this text is about:\n\n{}",
 }
 KINDS = (*ASKED, "go on")
-PROMPTS, NEW, ROUNDS, WORDS, OPENING = 20, 64, 3, 60, 12
+PROMPTS, NEW, ROUNDS, WORDS, OPENING = 16, 48, 3, 60, 12
 
 
 def prompts(kind: str, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
