@@ -33,7 +33,8 @@ ARMS = ("without drafts", "prompt lookup, as the engine decides")
 METRIC = "CPU seconds of each prompt with drafts over those without"
 MARGIN = "1% of the time without; elsewhere 5% more are allowed"
 SEEDS, REPLICATE = 1, "model: its prompts are the replicates"
-TIMED = ("ratio", "drafted", "accepted")
+VERSION = 2  # 2: the acceptance of each text decides, not one pause for all
+TIMED = ("ratio", "proposed", "accepted")
 ASKED = {
     "repeat": "Repeat this text exactly, word by word, and write nothing else:\n\n{}",
     "about": "Say in two sentences what this text is about:\n\n{}",

@@ -14,7 +14,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
-from llmanac.generate.speculative import DRAFTED, PLAIN, TokenPace
+from llmanac.generate.speculative import DRAFTED, PLAIN, StepCost
 
 PROMPTS = ["abcabcabcabc", "the cat the cat the", "x", "one two one two one two"]
 
@@ -156,22 +156,49 @@ def test_samples_are_distributed_as_the_model_says():
     assert 0 < engine.speculation.accepted < engine.speculation.proposed
 
 
-def test_drafting_pauses_where_it_loses_and_is_tried_again():
-    pace = TokenPace()
-    steps = []
-    for _ in range(400):
-        drafted = pace.drafts()
-        steps.append(drafted)
-        pace.add(drafted, 2.0 if drafted else 1.0)
+def steps_of(extra, count=400, tokens=2):
+    """Which steps draft, where a step takes a second and `extra` more for each drafted token."""
+    cost, steps = StepCost(), []
+    for _ in range(count):
+        steps.append(cost.drafts())
+        cost.add(1, tokens * steps[-1], 1.0 + extra * tokens * steps[-1])
+    return cost, steps
+
+
+def test_drafting_pauses_where_no_acceptance_pays_and_is_tried_again():
+    cost, steps = steps_of(1.5)
     assert steps[: PLAIN + DRAFTED] == [False] * PLAIN + [True] * DRAFTED
     assert sum(steps) < 30 and any(steps[PLAIN + DRAFTED :])
-    pace = TokenPace()
-    steps = []
-    for _ in range(400):
-        drafted = pace.drafts()
-        steps.append(drafted)
-        pace.add(drafted, 0.5 if drafted else 1.0)
-    assert sum(steps) > 390
+    cost, steps = steps_of(0.25)
+    assert sum(steps) > 390 and cost.price(1) == pytest.approx(0.25) and cost.price(2) == pytest.approx(0.5)
+
+
+def repeats(ids):
+    """Texts that begin with a go on in threes, and others with what never came before."""
+    return 97 + len(ids) % 3 if ids[0] == 97 else 65 + (len(ids) ** 2 + len(ids) // 7) % 25
+
+
+def test_a_text_whose_drafts_lose_pauses_and_the_next_one_drafts():
+    """A clock that counts a second a call and a quarter for each further token; two kinds of texts in turns."""
+    model = HistoryModel(script=repeats)
+    engine = Engine(model, ByteTokenizer(), drafter=HistoryModel(script=lambda ids: 97 + len(ids) % 3))
+    cost = engine.speculation.cost(1)
+    cost.plain, cost.extra, cost.steps = 1.0, 0.25, [PLAIN, DRAFTED]
+    engine.speculation.costs = {1: Fixed(cost)}
+    for _ in range(3):
+        good, bad = (engine.generate(text, max_new_tokens=60)[0] for text in ("abcabc", "xyz"))
+        assert good.accepted > 35 and good.drafted - good.accepted < 6
+        assert bad.accepted == 0 and bad.drafted < 30  # three tokens after 8, 16, 32 steps
+
+
+class Fixed:
+    """Costs that no clock changes."""
+
+    def __init__(self, cost):
+        self.drafts, self.price = lambda: True, cost.price
+
+    def add(self, rows, proposed, seconds):
+        pass
 
 
 def test_an_engine_stops_drafting_with_a_slow_drafter():

@@ -54,6 +54,7 @@ class Noise:
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt
 FIRST_DRAFT = 3  # tokens; then as many as were accepted
+FIRST_PAUSE = 8  # steps after drafts that lost; then twice as many
 LARGEST_TOP = 100  # alternatives a token; the peers allow 20
 
 
@@ -214,6 +215,8 @@ class Sequence:
         self.score: float | None = None  # of a beam search
         self.drafted = self.accepted = 0  # tokens of a drafter
         self.draft_length, self.drafted_at = FIRST_DRAFT, 0
+        self.draft_trust = (0.0, 0.0)  # of its last tokens: drafted, accepted
+        self.draft_wait, self.draft_pause = 0, FIRST_PAUSE
         self._taken = 0
 
     @property

@@ -132,7 +132,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _drafting(self) -> Iterator[None]:
-        """Draft for the rows that decode, and measure the seconds that each of their tokens takes in here."""
+        """Draft for the rows that decode, and measure the seconds of the step in here."""
         rows = [row for row in self.table if row.sequence is not None]
         if self.drafter is None or not rows:
             yield
@@ -142,8 +142,8 @@ class Scheduler:
         drafted = self.speculation.draft(self.drafter, rows, ends)
         yield
         after = [len(row.sequence.token_logprobs) for row in rows if row.sequence]
-        if gained := sum(after) - sum(before):
-            self.speculation.pace(len(rows)).add(drafted, (self.clock() - start) * len(rows) / gained)
+        if after != before:
+            self.speculation.cost(len(rows)).add(len(rows), drafted, self.clock() - start)
 
     def _forget_drafts(self) -> None:
         if self.drafter is not None:

@@ -8,8 +8,9 @@ et al. 2023 accept a drafted token with probability min(1, p / q) instead, which
 tokens; for drafts that are not random both accept with probability p(d).
 
 A sequence's next draft is one token longer after all were accepted, else as many tokens as were accepted and one. Time
-decides whether to draft at all: seconds a token are measured with and without drafts, for each number of rows apart,
-and drafting pauses where it loses.
+decides whether to draft: a step of R rows takes P seconds without drafts and E more for each drafted token, so that a
+row's draft pays where more than E R / P of its tokens are accepted. Both are measured, for each number of rows apart. A
+sequence whose drafts were accepted less often pauses, and so do all where no acceptance could pay.
 """
 
 from collections.abc import Sequence
@@ -19,22 +20,27 @@ from llmanac.generate.drafters import Drafter
 from llmanac.generate.schedule import ScheduledRow
 
 PLAIN, DRAFTED = 3, 6  # steps that are measured before they are compared
-PAUSE = 64  # plain steps after a loss, doubled by each further one
+PAUSE = 64  # plain steps after drafts that cannot pay, doubled by each further loss
 REFRESH = 128  # drafted steps until a plain one is measured again
 SMOOTH = 0.2
+JUDGED, REMEMBERED = (
+    4,
+    16,
+)  # drafted tokens before a sequence's acceptance counts, and after which older ones count half
 
 
 @dataclass
-class TokenPace:
-    """Seconds a token for one number of rows.
+class StepCost:
+    """Seconds of a step for one number of rows.
 
     Attributes:
-        seconds: of a step divided by the tokens that each row got, without and with drafts.
-        steps: how many of each were measured.
+        plain: of a step without drafts; extra: more for each drafted token of any row.
+        steps: how many were measured without and with drafts.
         paused: plain steps until drafts are tried again; pause: how many that will be the next time.
     """
 
-    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    plain: float = 0.0
+    extra: float = 0.0
     steps: list[int] = field(default_factory=lambda: [0, 0])
     paused: int = 0
     pause: int = PAUSE
@@ -48,14 +54,22 @@ class TokenPace:
             return False
         return self.steps[1] % REFRESH != REFRESH - 1 or not self.steps[1]
 
-    def add(self, drafted: bool, seconds: float) -> None:
-        kind = int(drafted)
-        old, count = self.seconds[kind], self.steps[kind]
-        self.seconds[kind] = seconds if not count else old + max(SMOOTH, 1 / (count + 1)) * (seconds - old)
+    def price(self, rows: int) -> float:
+        """The share of a row's drafted tokens that must be accepted to save time; 0 until it is known."""
+        return self.extra * rows / self.plain if self.steps[1] >= DRAFTED and self.plain else 0.0
+
+    def add(self, rows: int, proposed: int, seconds: float) -> None:
+        """A step of so many rows, with that many drafted tokens, took these seconds."""
+        kind = int(proposed > 0)
+        weight = max(SMOOTH, 1 / (self.steps[kind] + 1))
+        if proposed:
+            self.extra += weight * (max(0.0, seconds - self.plain) / proposed - self.extra)
+        else:
+            self.plain += weight * (seconds - self.plain)
         self.steps[kind] += 1
-        if not drafted and self.steps[1] % REFRESH == REFRESH - 1:
+        if not proposed and self.steps[1] % REFRESH == REFRESH - 1:
             self.steps[1] += 1
-        if drafted and self.steps[1] >= DRAFTED and self.seconds[1] > self.seconds[0]:
+        if proposed and self.price(rows) >= 1:
             self.paused, self.pause = self.pause, 2 * self.pause
             self.steps[1] = 0
 
@@ -73,39 +87,49 @@ class Speculation:
     proposed: int = 0
     accepted: int = 0
     calls: int = 0
-    paces: dict[int, TokenPace] = field(default_factory=dict)
+    costs: dict[int, StepCost] = field(default_factory=dict)
+    price: float = 0.0
 
-    def pace(self, rows: int) -> TokenPace:
+    def cost(self, rows: int) -> StepCost:
         """The times for about so many rows."""
-        return self.paces.setdefault(rows.bit_length(), TokenPace())
+        return self.costs.setdefault(rows.bit_length(), StepCost())
 
-    def draft(self, drafter: Drafter, rows: Sequence[ScheduledRow], most: Sequence[float]) -> bool:
+    def draft(self, drafter: Drafter, rows: Sequence[ScheduledRow], most: Sequence[float]) -> int:
         """Add proposed tokens to the pending ones of `rows`, which decode and may have `most` tokens each.
 
-        Returns whether there are any.
+        Returns how many there are.
         """
-        if not self.always and not self.pace(len(rows)).drafts():
-            return False
+        cost = self.cost(len(rows))
+        self.price = cost.price(len(rows))
+        if not self.always and not cost.drafts():
+            return 0
         chosen = [
-            (row, room) for row, n in zip(rows, most, strict=True) if (room := _room(row, n)) > 0 and _has_grown(row)
+            (row, room)
+            for row, n in zip(rows, most, strict=True)
+            if (room := _room(row, n)) > 0 and _has_grown(row) and (self.always or _waits_no_more(row))
         ]
         if not chosen:
-            return False
+            return 0
         sequences = [row.sequence for row, _ in chosen if row.sequence is not None]
         found = drafter.propose(sequences, [room for _, room in chosen])
         for (row, _), tokens in zip(chosen, found, strict=True):
             row.pending, row.drafted = [*row.pending, *tokens], len(tokens)
-        return any(found)
+        return sum(map(len, found))
 
     def count(self, row: ScheduledRow, proposed: int, accepted: int) -> None:
         """Note what became of a sequence's draft."""
         assert row.sequence is not None
         self.proposed, self.accepted, self.calls = self.proposed + proposed, self.accepted + accepted, self.calls + 1
-        row.sequence.drafted += proposed
-        row.sequence.accepted += accepted
-        row.sequence.draft_length = (
-            accepted + 1 if accepted < proposed else max(row.sequence.draft_length, proposed + 1)
-        )
+        sequence = row.sequence
+        sequence.drafted += proposed
+        sequence.accepted += accepted
+        sequence.draft_length = accepted + 1 if accepted < proposed else max(sequence.draft_length, proposed + 1)
+        tried, hit = (old / 2 if sequence.draft_trust[0] >= REMEMBERED else old for old in sequence.draft_trust)
+        tried, hit = tried + proposed, hit + accepted
+        if tried >= JUDGED and hit < self.price * tried:
+            sequence.draft_wait, sequence.draft_pause = sequence.draft_pause, 2 * sequence.draft_pause
+            tried = hit = 0.0
+        sequence.draft_trust = (tried, hit)
 
     def report(self) -> dict[str, float | int | None]:
         """Counts so far; `tokens_per_call` of the model, for a sequence that was drafted for."""
@@ -123,6 +147,13 @@ def _has_grown(row: ScheduledRow) -> bool:
     assert row.sequence is not None
     before, row.sequence.drafted_at = row.sequence.drafted_at, len(row.sequence.token_logprobs)
     return row.sequence.drafted_at > before
+
+
+def _waits_no_more(row: ScheduledRow) -> bool:
+    """Whether a row's pause after drafts that lost is over; this is a step of it."""
+    assert row.sequence is not None
+    row.sequence.draft_wait = max(0, row.sequence.draft_wait - 1)
+    return not row.sequence.draft_wait
 
 
 def _room(row: ScheduledRow, most: float) -> int:
