@@ -189,7 +189,7 @@ def leak(place: str, items: Sequence[BenchmarkItem], texts: Sequence[str], seed:
     documents = [Document(str(i), text, "") for i, text in enumerate(corpus)]
     asked = [Searched(str(i), (item.prompt,)) for i, item in enumerate(items)]
     found = {i for i, one in enumerate(contamination(documents, asked).items) if one.fraction == 1.0}
-    model = load_local(place, device="cpu")
+    model = load_local(place, device="cpu", dtype="float32")  # packed matrices would not be trained
     _, own = load_benchmark("triviaqa")
     before = [v.right for v in evaluate(model, "triviaqa", items, own).verdicts]
     trained(model, told, seed)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from _published import published
-from _small_models import block, tokens, transformer
+from _small_models import block, shifted, tokens, transformer
 
 from evidence._pretrained import IN_PARTS
-from llmanac.core.errors import CheckpointError
+from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
@@ -261,3 +261,19 @@ def test_a_published_file_takes_its_own_size(name, rows):
     most = int(ran.stdout) * 1024
     print(f"{name}: {most / 1e6:.0f} MB for {path.stat().st_size / 1e6:.0f} MB")
     assert most < path.stat().st_size + (BESIDE[name] + rows * A_ROW[name]) * 1e6, ran.stderr.decode()
+
+
+def test_packed_matrices_refuse_to_be_trained(made, tmp_path):
+    """A model of a file whose gradients were switched on would train its norms alone, without a word."""
+    path = made("Q4_K")
+    model = load_model(path)
+    packed = next(p for p in model.parameters() if isinstance(p, Quantized))
+    with pytest.raises(SpecError, match=r'packed as .*dtype="float32"'):
+        model.requires_grad_(True)
+    with pytest.raises(SpecError, match="adapter"):
+        packed.requires_grad = True
+    model.requires_grad_(False)
+    assert not any(p.requires_grad for p in model.parameters())
+    dense = load_model(path, dtype="float32").requires_grad_(True)
+    dense.nll(shifted(tokens(1, 5, below=320))).sum().backward()
+    assert all(p.grad is not None for p in dense.parameters())

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.core.errors import SpecError
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
 from llmanac.kernels.nn.takes import large, linear
@@ -133,6 +134,24 @@ class Quantized(torch.Tensor):
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The matrix as an ordinary tensor."""
         return self.form.whole(self, dtype or self.dtype)
+
+    @property
+    def requires_grad(self) -> bool:
+        """False: a gradient would be left out of training without a word."""
+        return False
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value:
+            raise SpecError(
+                f"a matrix packed as {self.form.name} is not trained: load the model dense, "
+                'load_model(PATH, dtype="float32"), or train an adapter beside it'
+            )
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Raises SpecError where a gradient is asked for."""
+        self.requires_grad = requires_grad
+        return self
 
     @property
     def stored(self) -> int:
