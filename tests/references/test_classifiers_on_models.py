@@ -22,8 +22,10 @@ from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.types import ALL, HIDDEN, Batch, ModelOutput
 from llmanac.data.examples import ExampleStream, batch_of
+from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
+from llmanac.recipes.classifying.use import make_classifier
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.metrics import read_metrics
 
@@ -128,6 +130,18 @@ def test_a_linear_probe_leaves_the_language_model_alone(tokenizer):
     tuned.fit(*denied())
     assert all(torch.equal(p, before[name]) for name, p in lm.named_parameters())
     assert tuned.network.head.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("by", ["path", "command"])
+def test_the_matrices_of_a_packed_file_are_trained(tokenizer, by, tmp_path):
+    path = str(export_gguf(lm_of(300, dtype=torch.float32, dim=64), tokenizer, tmp_path / "m.gguf", "q8_0"))
+    if by == "path":
+        tuned = registry.build("classifier", "fine-tuning", path=path, epochs=1)
+    else:
+        tuned = make_classifier("fine-tuning", ["epochs=1"], path)
+    before = {name: p.clone() for name, p in tuned.model.named_parameters()}
+    tuned.fit(*denied())
+    assert not [name for name, p in tuned.model.named_parameters() if torch.equal(p, before[name])]
 
 
 def test_a_long_text_is_cut_to_what_the_model_reads(tokenizer):

@@ -268,10 +268,12 @@ def test_packed_matrices_refuse_to_be_trained(made, tmp_path):
     path = made("Q4_K")
     model = load_model(path)
     packed = next(p for p in model.parameters() if isinstance(p, Quantized))
-    with pytest.raises(SpecError, match=r'packed as .*dtype="float32"'):
+    with pytest.raises(SpecError, match=r'packed as .*adapter.*dtype="float32"'):
         model.requires_grad_(True)
     with pytest.raises(SpecError, match="adapter"):
         packed.requires_grad = True
+    with torch.no_grad(), pytest.raises(SpecError, match="in place"):
+        packed.copy_(torch.zeros(packed.shape))
     model.requires_grad_(False)
     assert not any(p.requires_grad for p in model.parameters())
     dense = load_model(path, dtype="float32").requires_grad_(True)

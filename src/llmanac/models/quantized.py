@@ -144,8 +144,8 @@ class Quantized(torch.Tensor):
     def requires_grad(self, value: bool) -> None:
         if value:
             raise SpecError(
-                f"a matrix packed as {self.form.name} is not trained: load the model dense, "
-                'load_model(PATH, dtype="float32"), or train an adapter beside it'
+                f"a matrix packed as {self.form.name} is not trained: train an adapter beside it (--adapter lora), or "
+                'the model before it was packed; a .gguf file is read dense with load_model(PATH, dtype="float32")'
             )
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
@@ -191,6 +191,8 @@ class Quantized(torch.Tensor):
     ) -> Any:
         if func in (aten.detach.default, aten.alias.default, aten.clone.default):
             return args[0].moved()
+        if func._schema.is_mutable and isinstance(args[0], Quantized):  # what is changed would be a dense copy
+            raise SpecError(f"a matrix packed as {args[0].form.name} is not changed in place; make another of it")
         plain = [value.dense() if isinstance(value, Quantized) else value for value in args]
         named = {k: value.dense() if isinstance(value, Quantized) else value for k, value in (kwargs or {}).items()}
         return func(*plain, **named)

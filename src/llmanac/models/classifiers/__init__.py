@@ -11,3 +11,4 @@ class ClassifierSpec(Spec):
 
     kind = "classifier"
     ngrams = 1  # a field of some
+    trained = "none"  # another one: what of a language model is trained

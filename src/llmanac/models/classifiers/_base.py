@@ -247,8 +247,11 @@ def start_id(tokenizer: Any) -> int:
     return found
 
 
-def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, str | None]:
+def open_model(model: Any, tokenizer: Any, path: str | None, dtype: str | None = None) -> tuple[Any, Any, str | None]:
     """`(language model, tokenizer, the path they came from)`, given as objects or by the path of a model's folder.
+
+    Args:
+        dtype: in which a model is read by its path: one that is trained is dense.
 
     Raises:
         SpecError: neither or only one of the objects, or vocabularies that do not fit.
@@ -258,7 +261,7 @@ def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, 
     if model is None:
         if path is None:
             return None, None, None
-        model, tokenizer = load_model(path, device="cpu"), load_tokenizer(path)
+        model, tokenizer = load_model(path, dtype=dtype, device="cpu"), load_tokenizer(path)
     if tokenizer.vocab_size > model.vocab_size:
         raise SpecError(
             f"tokenizer: has {tokenizer.vocab_size} tokens, the language model only {model.vocab_size}; they do not fit"

@@ -75,7 +75,8 @@ class Spec(ClassifierSpec):
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> FineTuning:
         """A classifier on this language model, which is trained in place."""
-        return FineTuning(self, *open_model(model, tokenizer, self.path)[:2])
+        dtype = "float32" if self.trained == "all" else None
+        return FineTuning(self, *open_model(model, tokenizer, self.path, dtype)[:2])
 
 
 class Headed(nn.Module):

@@ -143,7 +143,7 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
         return build_classifier(spec)
     if not needs_model(spec):
         raise SpecError(f"--model: {method} uses no language model; leave it out")
-    engine = load_engine(model, device="cpu")
+    engine = load_engine(model, device="cpu", dtype="float32" if spec.trained == "all" else None)
     return build_classifier(spec, (engine.model, engine.tokenizer))
 
 
