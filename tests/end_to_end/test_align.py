@@ -115,6 +115,36 @@ def test_kto_with_few_rows_held_out(place, tmp_path, share, groups, count):
             assert kept["before"] == done.before.mean
 
 
+@pytest.mark.parametrize(("data", "objective"), [("pairs", "dpo"), ("prompts", "grpo")])
+def test_a_resumed_alignment_refuses_other_rows(place, tmp_path, data, objective):
+    """As many rows, in another order: the next ones would not be those that have not been read yet."""
+    rows = (place / f"{data}.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(rows)
+    reward = {"name": "function", "file": f"{place / 'rewards.py'}:letters"}
+    more = {"reward": reward, "sampling": {"prompts": 2, "samples": 2, "tokens": 2}} if objective == "grpo" else {}
+    given = asked(place, data, objective, train={"steps": 2, "checkpoint_every": 1}, **more)
+    given = patch(given, {"rows.file": str(tmp_path / "rows.jsonl"), "rows.held_out": 0.0})
+    tune(given, tmp_path / "out", report=lambda x: None)
+    (tmp_path / "rows.jsonl").write_text("".join(reversed(rows.splitlines(True))))
+    with pytest.raises(DataError, match="resume with the same data"):
+        tune(given, tmp_path / "out", resume=True, report=lambda x: None)
+
+
+def test_a_reward_that_changed_scores_both_sides(place, tmp_path):
+    """A reward may be mended in the middle; what it gives before and after is then of one reward."""
+    code = tmp_path / "own.py"
+    code.write_text("def own(text, row):\n    return 1.0\n")
+    more = {
+        "reward": {"name": "function", "file": f"{code}:own"},
+        "sampling": {"prompts": 2, "samples": 2, "tokens": 2},
+    }
+    given = asked(place, "prompts", "grpo", train={"steps": 2, "checkpoint_every": 1}, **more)
+    assert tune(given, tmp_path / "out", report=lambda x: None).before.mean == 1
+    code.write_text("def own(text, row):\n    return 5.0\n")
+    done = tune(given, tmp_path / "out", resume=True, report=lambda x: None)
+    assert (done.before.mean, done.after.mean) == (5, 5)
+
+
 def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
     """What the rating page writes is read as it is, for a reward model and for DPO."""
     rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import random
+import shutil
 import signal
 import sys
 import weakref
@@ -23,6 +24,7 @@ from llmanac.cli.tune import shown
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import say_once
 from llmanac.core.spec import dump, make, make_method, to_toml
+from llmanac.data.split import fraction
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
 from llmanac.objectives.instruction import Instruction
@@ -33,7 +35,7 @@ from llmanac.recipes.merge import merge
 from llmanac.recipes.quantize import quantize
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
-from llmanac.recipes.tune_rows import read_rows
+from llmanac.recipes.tune_rows import held_out, read_rows
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 from llmanac.train import pace
 from llmanac.train.metrics import read_metrics
@@ -130,6 +132,49 @@ def test_a_killed_tuning_goes_on_bit_for_bit(place, tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     results = [json.loads((tmp_path / name / "results.json").read_text())["held_out"] for name in ("whole", "cut")]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("change", ["fewer", "other"])
+def test_held_out_rows_that_changed_are_measured_before_too(place, tmp_path, monkeypatch, change):
+    """What is trained on is the same, so nothing else stops it."""
+    rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+    given = asked(place, rows={"file": str(tmp_path / "rows.jsonl")})
+    write = (tmp_path / "rows.jsonl").write_text
+    write("".join(json.dumps(row) + "\n" for row in rows))
+    restore = interrupted(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        tune(given, tmp_path / "out", report=lambda line: None)
+    restore()
+    out = held_out(rows, 0.1, 0)
+    first = rows[out.index(True)]
+    kept = [row for row in rows if row != first]
+    if change == "other":
+        made = ([{"role": r, "content": f"{n} zzz qqq"} for r in ("user", "assistant")] for n in range(1000))
+        kept.append(next(row for m in made if fraction(json.dumps(row := {"messages": m}, sort_keys=True), 0) < 0.1))
+    write("".join(json.dumps(row) + "\n" for row in kept))
+    done = tune(given, tmp_path / "out", resume=True, report=lambda line: None)
+    whole = tune(given, tmp_path / "whole", report=lambda line: None)
+    assert done.before == whole.before and done.after == whole.after
+
+
+def test_what_was_measured_of_another_model_is_measured_again(place, tmp_path, monkeypatch):
+    """Killed before its first checkpoint, a tuning begins anew with the model that is there now."""
+    shutil.copytree(place / "student", tmp_path / "model")
+    given = dataclasses.replace(asked(place), model=str(tmp_path / "model"))
+    plain = Stepper.__call__
+
+    def killed(self, rows, scale, step):
+        raise MemoryError
+
+    monkeypatch.setattr(Stepper, "__call__", killed)
+    with pytest.raises(MemoryError):
+        tune(given, tmp_path / "out", report=lambda line: None)
+    monkeypatch.setattr(Stepper, "__call__", plain)
+    tune(asked(place, train={"steps": 20}), tmp_path / "taught", report=lambda line: None)
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(tmp_path / "taught" / "model", tmp_path / "model")
+    done = tune(given, tmp_path / "out", resume=True, report=lambda line: None)
+    assert done.before == tune(given, tmp_path / "whole", report=lambda line: None).before
 
 
 def test_preview_shows_the_mask(place):

@@ -124,6 +124,18 @@ def test_a_corpus_smaller_than_a_row(tmp_path):
     assert batch.ids.shape == (3, 16) and batch.units == 6
 
 
+def test_the_state_of_a_list_belongs_to_its_items():
+    """Of an earlier version, which has no hash of them, it is taken."""
+    items = [(np.arange(n), (n, {"a": f"{n}", "b": None})) for n in range(1, 6)]
+    state, _ = ListStream(items, seed=4).state()
+    again = [(np.arange(n), (n, {"b": None, "a": f"{n}"})) for n in range(1, 6)]
+    ListStream(again, seed=4).restore(state, {})
+    ListStream(again, seed=4).restore({**state, "of": "5 items/4/items"}, {})
+    for other in ((np.arange(5), (5, {"a": "5", "b": 0})), (np.arange(5) > 0, items[4][1]), (np.arange(5), (5,))):
+        with pytest.raises(DataError, match="resume with the same data"):
+            ListStream([*items[:4], other], seed=4).restore(state, {})
+
+
 def test_streams_resume_anywhere(tmp_path):
     def sources():
         made = [TokenDataset(tmp_path / name) for name in "ab"]

@@ -9,9 +9,11 @@ A stream's state is two numbers (epoch, rows taken): the order of an epoch is dr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -195,6 +197,33 @@ class PackedStream(Shuffled):
         return out
 
 
+def digest(items: Any) -> str:
+    """A hash of what rows hold: arrays, numbers, texts, and lists, mappings and dataclasses of them."""
+    total = hashlib.sha256()
+    for part in _parts(items):
+        total.update(part)
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+def _parts(item: Any) -> Iterator[bytes]:
+    if isinstance(item, np.ndarray) and item.dtype != object:
+        yield f"{item.dtype.str}{item.shape}".encode()
+        yield np.ascontiguousarray(item).tobytes()
+    elif is_dataclass(item) and not isinstance(item, type):
+        yield from _parts({field.name: getattr(item, field.name) for field in fields(item)})
+    elif isinstance(item, Mapping):
+        yield from _parts(sorted(((str(key), value) for key, value in item.items()), key=lambda pair: pair[0]))
+    elif isinstance(item, (list, tuple, np.ndarray)):
+        yield f"{len(item)}".encode()
+        for one in item:
+            yield from _parts(one)
+    elif item is None or isinstance(item, (str, bytes, bool, int, float, complex, np.generic)):
+        yield repr(item).encode("utf-8", "surrogatepass")
+    else:  # what an object shows of itself may be its address
+        yield type(item).__name__.encode()
+
+
 class ListStream(Shuffled):
     """Items of a list in memory (preference pairs, prompts, conversations), in a new order each epoch."""
 
@@ -204,9 +233,20 @@ class ListStream(Shuffled):
             raise DataError(f"{name}: there are no items to draw from")
         self.items = items
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the items; computed once."""
+        return digest(self.items)
+
     def identity(self) -> str:
-        """The number of items and what decides their order."""
-        return f"{len(self.items)} items/{self.seed}/{self.name}"
+        """The number of items, their hash, and what decides their order."""
+        return f"{len(self.items)} items/{self.digest[:16]}/{self.seed}/{self.name}"
+
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """See `Shuffled`. A state of an earlier version has no hash of the items."""
+        if state.get("of") == f"{len(self.items)} items/{self.seed}/{self.name}":
+            state = {**state, "of": self.identity()}
+        super().restore(state, tensors)
 
     def plan(self, epoch: int) -> int:
         """Every item once."""

@@ -241,6 +241,10 @@ class SampledAlignment(Aligning):
 
     measures = "reward of sampled answers"
 
+    def scored_by(self) -> Any:
+        """See `Tuning`."""
+        return self.asked.reward
+
     def read(self) -> AlignmentRows:
         """Prompts with the rows that they came from; a part of them held out."""
         every = [(self._prompt(row, line), row) for line, row in _rows(self.rows.file)]

@@ -39,6 +39,7 @@ from llmanac.models.save import save_model
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
+from llmanac.recipes import kept_measures
 from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.distill import AHEAD, TeacherSpec
 from llmanac.recipes.tune_memory import plan_memory
@@ -303,15 +304,18 @@ class Tuning:
     def optimizer(self) -> Any:
         return own_rate(self.asked)
 
+    def scored_by(self) -> Any:
+        """The reward that is measured; None where a loss is."""
+        return None
+
     def _measure(self, objective: Any, rows: PreparedRows, when: str, kept: str = "before.json") -> Any:
-        """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
+        """Loss by held-out row; that before the training is written down, and a resumed one reads it."""
         if not rows.held_out:
             return None
-        place = self.place / "data" / kept
-        if when == "before" and place.is_file():
-            stored = files.read_table(place)
-            self.compared[kept] = stored.get("rows", EVALUATED)
-            return ItemSums(stored["sums"], stored["units"]) if stored["sums"] else None
+        place, of = self.place / "data" / kept, kept_measures.decides(rows.held_out, self.scored_by())
+        if when == "before" and (stored := kept_measures.kept(place, self.place / "training", of)) is not None:
+            self.compared[kept] = stored[1] or EVALUATED
+            return stored[0]
         begin, some = time_without_once(), rows.held_out[:EVALUATED]
         if when == "after":
             some = some[: self.compared.get(kept)]
@@ -325,7 +329,7 @@ class Tuning:
         self.measured += time_without_once() - begin
         if when == "before":
             self.compared[kept] = len(some)
-            files.write_json(place, {"sums": list(found.sums), "units": list(found.units), "rows": len(some)})
+            kept_measures.keep(place, found, len(some), of)
         return found
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> ItemSums:
