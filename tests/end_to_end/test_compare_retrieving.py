@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,36 @@ def test_vectors_and_both_joined(place: Path, tmp_path: Path, monkeypatch: pytes
         hits = index.retrieve(row["question"], 40, "hybrid")
         names = list(dict.fromkeys(hit.passage.document for hit in hits))[:10]
         assert value == reciprocal_rank(names, _grades(row))
+
+
+def test_an_encoder_that_was_trained_anew_is_measured_anew(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmanac.retrieve import dense
+
+    weights = tmp_path / "encoder" / "model.safetensors"
+
+    def encoder(self: dense.Spec) -> Any:
+        known = int(weights.read_text())
+
+        def encode(texts: Any) -> np.ndarray:
+            counts = np.array([[t.count(topic) for topic in TOPICS[:known]] + [0.1] for t in texts], np.float32)
+            return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+        return encode
+
+    monkeypatch.setattr(dense.Spec, "encoder", encoder)
+    monkeypatch.setattr(dense.Spec, "prefixes", lambda self: ("", ""))
+    weights.parent.mkdir()
+    found = []
+    for known in (8, 2, 8):
+        weights.write_text(str(known))
+        shutil.rmtree(tmp_path / "i", ignore_errors=True)  # which refuses another encoder of the same name
+        patches = {"index": str(tmp_path / "i"), "encoder": str(weights.parent)}
+        found.append(compare("retriever", "dense,bm25", folder=tmp_path / "a", artefact=place / "documents",
+                             on=place / "questions.jsonl", report=lambda line: None, patches=patches))  # fmt: skip
+    means = [np.mean(one.values("ndcg")["dense"]) for one in found]
+    assert means[0] == means[2] > means[1] + 0.1
 
 
 @pytest.mark.parametrize(

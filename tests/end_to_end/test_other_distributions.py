@@ -22,6 +22,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate.load import load_benchmark, names
 from llmanac.generate.engine import Engine
+from llmanac.lab.sources import fingerprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = {
@@ -210,6 +211,26 @@ def test_they_do_what_they_say(added: str, recipe: dict[str, Any], store: Path, 
     found = ask("mixer", "multi-head,near", recipe, tmp_path, store, seeds=2)
     values = found.data["values"]["bits_per_byte"]
     assert values["near"] != values["multi-head"] and "near" in (found.folder / "study.md").read_text()
+
+
+def test_a_study_runs_again_what_was_changed(added: str, site: Path) -> None:
+    """The code of another distribution, and what it imports of its own, is part of a run's key."""
+    own = site / "more_methods" / "optimizer"
+    found = fingerprint([make_method("optimizer", "slow-sgd")])
+    assert "more_methods/optimizer/slow_sgd.py" in found and "train/optimizers/sgd.py" in found
+    plain, rest = (own / "slow_sgd.py").read_text(), (own / "_rate.py")
+    try:
+        (own / "slow_sgd.py").write_text(plain.replace("1e-3", "_rate.RATE").replace(
+            "CARD =", "from more_methods.optimizer import _rate\nCARD ="))  # fmt: skip
+        keys = []
+        for rate in ("RATE = 1e-3\n", "RATE = 1e-2\n"):
+            rest.write_text(rate)
+            os.utime(rest, ns=(len(keys), len(keys)))
+            keys.append(fingerprint([make_method("optimizer", "slow-sgd")])["more_methods/optimizer/_rate.py"])
+        assert keys[0] != keys[1]
+    finally:
+        (own / "slow_sgd.py").write_text(plain)
+        rest.unlink(missing_ok=True)
 
 
 def test_the_command_line_knows_them(site: Path, tmp_path: Path) -> None:

@@ -269,6 +269,29 @@ def test_code_counts_and_comments_do_not(tmp_path: Path) -> None:
     assert sources.code_hash(path) != before
 
 
+def test_files_that_a_method_names_are_part_of_its_key(tmp_path: Path) -> None:
+    """A rulebook that is written further, an encoder or a reward that is trained anew in place."""
+    for kind, choices, file in (
+        ("classifier", {"name": "rules", "rules": str(tmp_path / "own.toml")}, "own.toml"),
+        ("reward", {"name": "function", "file": f"{tmp_path / 'own.py'}:f"}, "own.py"),
+        (
+            "reward",
+            {"name": "mix", "parts": [{"name": "model", "path": str(tmp_path / "run")}]},
+            "run/model/a.safetensors",
+        ),
+        ("retriever", {"name": "dense", "model": str(tmp_path / "encoder")}, "encoder/tokenizer.json"),
+    ):
+        spec, place = make_method(kind, choices), tmp_path / file
+        keys = [sources.run_key("a trial", [spec])]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for number, text in enumerate(("one", "two", "one")):
+            place.write_text(text)
+            os.utime(place, ns=(number, number))
+            keys.append(sources.run_key("a trial", [spec]))
+        assert keys[1] == keys[3] and len({json.dumps(key, sort_keys=True) for key in keys}) == 3
+    assert "named" not in sources.run_key("a trial", [make_method("classifier", "rules")])
+
+
 # study
 
 

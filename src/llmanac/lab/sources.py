@@ -1,7 +1,8 @@
 """Which source files a run used: they are part of its key in the cache, so that other code runs again.
 
-A run's code is the files of the Specs in its tree, the trainer's, and every llmanac file that these import. Comments,
-blank lines and docstrings do not count: code that is explained better does not run again.
+A run's code is the files of the Specs in its tree, the trainer's, and every llmanac file that these import; so too of a
+package of another distribution that adds methods. Comments, blank lines and docstrings do not count: code that is
+explained better does not run again.
 """
 
 import ast
@@ -12,27 +13,44 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.registry import PACKAGE
+from llmanac.core.files import file_sha256
+from llmanac.core.registry import PACKAGE, package_of, packages
 from llmanac.core.spec import Spec
-from llmanac.lab.cache import threads, versions
+from llmanac.lab.cache import digest, threads, versions
+from llmanac.models.locate import READ
 
 # Files that carry data, names and messages about, and never a number into a result.
 PLUMBING = {"called", "catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
+
+NAMING = {"encoder", "file", "model", "path", "rules"}  # fields of Specs that may hold the name of a file or a folder
 
 
 def spec_modules(value: Any) -> set[str]:
     """The modules of every Spec in a tree."""
     if isinstance(value, Spec):
-        own = {type(value).__module__} if type(value).__module__.startswith("llmanac.") else set()
+        own = {type(value).__module__} if _package(type(value).__module__) else set()
         return own.union(*(spec_modules(getattr(value, f.name)) for f in fields(value)))
     if isinstance(value, (tuple, list)):
         return set().union(*map(spec_modules, value))
     return set()
 
 
-@functools.cache
+def _package(module: str) -> tuple[str, Path] | None:
+    """Name and folder of the package that a module is in; None where neither ours nor one that adds methods."""
+    if module.startswith("llmanac."):
+        return "llmanac", PACKAGE
+    return next(((name, root) for name, root in packages().items() if f"{module}.".startswith(f"{name}.")), None)
+
+
 def _path_of(module: str) -> Path | None:
-    base = PACKAGE.parent.joinpath(*module.split("."))
+    if (package := _package(module)) is None:
+        return None
+    return _file_of(module.removeprefix(package[0]), package[1])
+
+
+@functools.cache
+def _file_of(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split(".")[1:])
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
             return path
@@ -70,14 +88,11 @@ def _imports(module: str, path: Path, stamp: tuple[int, int]) -> tuple[str, ...]
 
 
 def closure(modules: Iterable[str]) -> dict[str, Path]:
-    """The llmanac modules that these import, themselves included, by name."""
+    """The modules of llmanac, and of packages that add methods, that these import, themselves included, by name."""
     waiting, found = list(modules), dict[str, Path]()
     while waiting:
         module = waiting.pop()
-        if module in found or not module.startswith("llmanac.") or _is_plumbing(module):
-            continue
-        path = _path_of(module)
-        if path is None:
+        if module in found or module == "llmanac" or _is_plumbing(module) or (path := _path_of(module)) is None:
             continue
         found[module] = path
         waiting.extend(_imports(module, path, _stamp(path)))
@@ -115,12 +130,56 @@ def _read(path: Path, _stamp: tuple[int, int]) -> tuple[list[ast.Import | ast.Im
 
 
 def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str, str]:
-    """`{path below the package: code hash}` of every file that the Specs and the named modules use."""
+    """`{path below the package: code hash}` of every file that the Specs and the named modules use.
+
+    Files of other packages begin with the package's name.
+    """
     roots = set(modules).union(*map(spec_modules, specs))
-    return {path.relative_to(PACKAGE).as_posix(): code_hash(path) for path in closure(roots).values()}
+    return {_shown(path): code_hash(path) for path in closure(roots).values()}
+
+
+def _shown(path: Path) -> str:
+    name, root = package_of(path)
+    own = path.relative_to(root).as_posix()
+    return own if root == PACKAGE else f"{name}/{own}"
 
 
 def run_key(trial: str, specs: Iterable[Spec], modules: Iterable[str] = (), **decides: Any) -> dict[str, Any]:
-    """The key of a run in the cache: all that decides its numbers, and the code, the libraries and the threads."""
-    found = {"sources": fingerprint(specs, modules), "versions": versions(), "threads": threads()}
-    return {"trial": trial, **decides, **found}
+    """The key of a run in the cache: all that decides its numbers, and the code, the libraries and the threads.
+
+    Of files and folders that the Specs name, such as a rulebook or an encoder, it has the hashes.
+    """
+    every = list(specs)
+    named = sorted({_hash(path) for one in every for path in _named(one)})
+    found = {"sources": fingerprint(every, modules), "versions": versions(), "threads": threads()}
+    return {"trial": trial, **decides, **({"named": named} if named else {}), **found}
+
+
+def _named(value: Any) -> Iterator[Path]:
+    """What is there of the files and folders that a Spec's fields name."""
+    if isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _named(one)
+    if not isinstance(value, Spec):
+        return
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if field.name in NAMING and isinstance(own, str) and own:
+            path = Path(own.rpartition(":")[0] if ".py:" in own else own)
+            if path.exists():
+                yield path
+        else:
+            yield from _named(own)
+
+
+def _hash(path: Path) -> str:
+    """sha256 of a file, or of what a model or an index of a folder is read from."""
+    if path.is_file():
+        return _hash_file(path, _stamp(path))
+    every = sorted(file for place in (path, path / "model") for file in place.glob("*") if file.suffix in READ)
+    return digest([[file.relative_to(path).as_posix(), _hash_file(file, _stamp(file))] for file in every])
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_file(path: Path, _stamp: tuple[int, int]) -> str:
+    return file_sha256(path)

@@ -38,7 +38,7 @@ from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.metrics.answers import f1
 from llmanac.models.load import load_model
-from llmanac.models.locate import fetched, model_folder
+from llmanac.models.locate import READ, fetched, model_folder
 from llmanac.tokenizers.load import load_tokenizer
 
 MEASURE_VERSION = 1
@@ -88,8 +88,8 @@ def file_hash(path: str | Path) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """sha256 over the names and bytes of a model's weights and configs."""
-    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    """sha256 over the names and bytes of what a model and its tokenizer are read from."""
+    found = sorted(path for path in folder.glob("*") if path.suffix in READ)
     return digest([[path.name, file_hash(path)] for path in found])
 
 

@@ -137,8 +137,8 @@ class RetrievingTrial(Applied):
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
         return run_key(
-            "retrieving", [arm.spec], (__name__, FolderIndex.__module__), measure=MEASURE_VERSION,
-            retriever=dump(arm.spec),
+            "retrieving", [arm.spec, *filter(None, [self.index.encoder])], (__name__, FolderIndex.__module__),
+            measure=MEASURE_VERSION, retriever=dump(arm.spec),
             index=digest([self.index.data["files"], self.index.encoder and dump(self.index.encoder)]),
             questions=digest([[one.text, dict(one.grades)] for one in self.items]),
         )  # fmt: skip
