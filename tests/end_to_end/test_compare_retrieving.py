@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +141,10 @@ def test_an_encoder_that_was_trained_anew_is_measured_anew(
     found = []
     for known in (8, 2, 8):
         weights.write_text(str(known))
-        shutil.rmtree(tmp_path / "i", ignore_errors=True)  # which refuses another encoder of the same name
-        patches = {"index": str(tmp_path / "i"), "encoder": str(weights.parent)}
-        found.append(compare("retriever", "dense,bm25", folder=tmp_path / "a", artefact=place / "documents",
-                             on=place / "questions.jsonl", report=lambda line: None, patches=patches))  # fmt: skip
-    means = [np.mean(one.values("ndcg")["dense"]) for one in found]
+        given = {"artefact": place / "documents", "on": place / "questions.jsonl", "report": lambda line: None}
+        arms, patches = f"dense{{model={weights.parent}}},bm25", {"index": str(tmp_path / "i")}
+        found.append(compare("retriever", arms, folder=tmp_path / "a", patches=patches, **given))
+    means = [np.mean(next(iter(one.values("ndcg").values()))) for one in found]
     assert means[0] == means[2] > means[1] + 0.1
 
 
