@@ -120,6 +120,20 @@ def test_a_half_written_judgement_and_another_rubric(tmp_path):
             judge(Made(better), RatingStore(tmp_path, asked, "compare"), rubric)
 
 
+def test_a_judge_that_was_trained_anew_is_another(tmp_path):
+    """Its name is the same, and what it answered before is not what it says now."""
+    asked = questions()
+    asked.save(tmp_path)
+    judge(Made(better), RatingStore(tmp_path, asked, "compare"))
+    changed = Made(lambda a, b: "A")
+    changed.identity = "made anew"
+    with pytest.raises(SpecError, match=r"--judge: .*judgements.jsonl has what made answered before its files changed"):
+        judge(changed, RatingStore(tmp_path, asked, "compare"))
+    changed.name = "another"
+    judge(changed, RatingStore(tmp_path, asked, "compare"))
+    assert len(changed.asked) == 2 * COUNT
+
+
 def test_the_bias_for_length_is_what_was_planted():
     """Choices drawn with b = 1.5 of the log ratio of lengths: the interval holds it; a fair judge's holds 0."""
     draw = np.random.default_rng(0)

@@ -55,14 +55,18 @@ def judge(model: Answerer, store: RatingStore, rubric: str = "") -> None:
 
     Raises:
         RequestError: a server that does not answer.
-        SpecError: the folder's judgements of this model are answers to another rubric.
+        SpecError: the folder's judgements of this model are answers to another rubric, or of what it was before.
     """
     compares = store.mode == "compare"
     choices = COMPARED if compares else tuple(map(str, SCORES))
     asked = rubric.strip() or (COMPARE if compares else SCORE)
     finish(store.folder / JUDGEMENTS)
-    if any(one["rater"] == model.name and one.get("asked", asked) != asked for one in read_judgements(store.folder)):
-        raise SpecError(f"--rubric: {store.folder / JUDGEMENTS} answers another one; name another folder with -o")
+    for one in read_judgements(store.folder):
+        if one["rater"] == model.name and one.get("asked", asked) != asked:
+            raise SpecError(f"--rubric: {store.folder / JUDGEMENTS} answers another one; name another folder with -o")
+        if one["rater"] == model.name and one.get("identity", model.identity) != model.identity:  # trained anew, say
+            said = f"{store.folder / JUDGEMENTS} has what {model.name} answered before its files changed"
+            raise SpecError(f"--judge: {said}; name another folder with -o")
     order = store.order(model.name)
     with progress("judge", total=len(order), unit="questions") as bar:
         for number in range(len(order)):
@@ -73,7 +77,8 @@ def judge(model: Answerer, store: RatingStore, rubric: str = "") -> None:
                 texts = model.choose(prompts, [choices] * len(ways))
                 found = [read_choice(text, choices) for text in texts]
                 line = {"rater": model.name, "item": order[number].item, "models": list(order[number].models),
-                        "choices": found, "answers": [text[:MOST] for text in texts], "asked": asked}  # fmt: skip
+                        "choices": found, "answers": [text[:MOST] for text in texts], "asked": asked,
+                        "identity": model.identity}  # fmt: skip
                 data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
                 files.append(store.folder / JUDGEMENTS, data + b"\n")
                 if compares:
