@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.finish import fate
 from llmanac.data.pipeline.recipe import as_data, make_recipe
 from llmanac.data.pipeline.records import json_string
+from llmanac.data.quality_model import Features, train_quality
 
 STAGES = ["clean", stage("short"), stage("first_seen"), stage("short", words=10), stage("first_seen")]
 
@@ -159,6 +161,22 @@ def test_a_finished_build_is_not_done_again_and_nothing_else_is_mixed_in(inputs:
     with pytest.raises(DataError, match=r"holds other files \(thesis\.doc\)"):
         build(recipe, tmp_path / "full", resume=False)
     assert (tmp_path / "full" / "thesis.doc").exists()
+
+
+def test_a_quality_model_that_was_trained_anew_is_another_recipe(tmp_path: Path) -> None:
+    """It is a folder that a stage names; its name stays."""
+    texts = ["good and clear words"] * 4, ["bad noise here"] * 4
+    mine, model = make_inputs(tmp_path / "in", 20), tmp_path / "quality"
+    recipe = make_recipe(
+        {"inputs": [str(mine)], "stages": [{"name": "quality", "model": str(model), "min_score": 0.0}]}
+    )
+    train_quality(*texts, Features(bits=10)).save(model)
+    first = build(recipe, tmp_path / "out", workers=1)
+    assert build(recipe, tmp_path / "out", workers=1) == first
+    shutil.rmtree(model)
+    train_quality(*texts[::-1], Features(bits=10)).save(model)
+    with pytest.raises(DataError, match=r"begun with another recipe: files\.\S*quality/"):
+        build(recipe, tmp_path / "out", workers=1)
 
 
 def test_several_inputs_never_share_an_id(tmp_path: Path) -> None:

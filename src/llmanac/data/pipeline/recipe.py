@@ -197,6 +197,9 @@ def stage_file(stage: StageSpec) -> Path:
     return Path(str(sys.modules[type(stage).__module__].__file__))
 
 
+FOLDERS = ("folder", "model", "path")  # fields that may name one
+
+
 def stage_keys(recipe: BuildSpec) -> list[str]:
     """What the stages are called in counts and lists: `00-read`, then `01-gopher-quality`, ..."""
     return ["00-read", *(f"{n:02d}-{stage.name}" for n, stage in enumerate(recipe.stages, 1))]
@@ -212,13 +215,20 @@ def as_data(recipe: BuildSpec) -> dict[str, Any]:
 
 
 def identity(recipe: BuildSpec) -> dict[str, Any]:
-    """All that decides the output besides the input: the recipe, the code of its stages, the files its fields name."""
+    """All that decides the output besides the input: the recipe, the code of its stages, the files its fields name.
+
+    Of a folder, such as a quality model's, it is the files in it.
+    """
     named: dict[str, str] = {}
     for part in (*recipe.stages, *([recipe.mixture] if recipe.mixture else [])):
-        for value in spec.flatten(spec.dump(part)).values():
+        for field, value in spec.flatten(spec.dump(part)).items():
             for name in value if isinstance(value, list) else [value]:
-                if isinstance(name, str) and 0 < len(name) < 4096 and "\0" not in name and Path(name).is_file():
-                    named[name] = files.file_sha256(name)
+                if not isinstance(name, str) or not 0 < len(name) < 4096 or "\0" in name:
+                    continue
+                inside = Path(name).glob("*") if field.rpartition(".")[2] in FOLDERS else ()  # others are often words
+                for path in [Path(name), *inside]:
+                    if path.is_file():
+                        named[str(path)] = files.file_sha256(path)
     return {
         "format_version": FORMAT_VERSION,
         "llmanac": __version__,
