@@ -29,13 +29,16 @@ Data = dict[str, Any]
 
 
 class ConfigEntry:
-    """A line of a family's table: `read` puts values of a config into a Spec's data, `write` is its inverse."""
+    """A line of a family's table: `read` puts values of a config into a Spec's data, `write` is its inverse.
+
+    It writes nothing where other lines say it all.
+    """
 
     def read(self, config: Config, data: Data) -> None:
         raise NotImplementedError
 
     def write(self, data: Data) -> dict[str, Any]:
-        raise NotImplementedError
+        return {}
 
     def fields(self) -> dict[str, str]:
         """The paths of the Spec that it reads -> the key."""
@@ -110,9 +113,6 @@ class Fixed(ConfigEntry):
     def read(self, config: Config, data: Data) -> None:
         put(data, self.path, self.value(data))
 
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
-
 
 @dataclass(frozen=True)
 class Only(ConfigEntry):
@@ -184,6 +184,21 @@ class Layered(ConfigEntry):
 
     def fields(self) -> dict[str, str]:
         return {f"blocks.*.{self.path}": self.name}
+
+
+def stack(
+    mixer: Data | None = None,
+    ffn: Data | None = None,
+    block: Data | None = None,
+    position: Data | str = "rope",
+    norm: Data | str = "rmsnorm",
+    kind: str = "transformer",
+    **fields: Any,
+) -> Any:
+    """The Spec of a model of one kind of block from its parts as plain data; what is not given is Llama's."""
+    own = {"name": "pre-norm", **(block or {}), "mixer": {"name": "softmax", **(mixer or {})}}
+    own["ffn"] = {"name": "gated", **(ffn or {})}
+    return make_method("lm", {"name": kind, "blocks": [own], "position": position, "norm": norm, **fields})
 
 
 def period(values: Sequence[Any]) -> int:

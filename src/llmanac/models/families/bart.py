@@ -8,20 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmanac.models.blocks.post_norm import Spec as PostNorm
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names, Shape, Table, WeightSource
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families.opt import OFFSET, OPTPositions
 from llmanac.models.families.t5 import FFN, T5Start
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.heads.linear import Spec as Head
-from llmanac.models.lm.encoder_decoder import Spec
-from llmanac.models.mixers.cross import Spec as Cross
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.positions.sinusoidal import Spec as Sinusoidal
 
 AFTER = (
     "post_attention_layernorm",
@@ -81,10 +71,9 @@ def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start
         before: whether norms precede the parts; normed: whether embeddings have one; fixed: positions are sines.
         start: `decoder_start_token_id` where the config does not say.
     """
-    block: Any = PreNorm if before else PostNorm
-    own = {"mixer": Softmax(biases="all"), "ffn": MLP(activation="gelu", biases="all")}
-    last: Any = "model" if before else "none"
-    learned = Learned(rows=1 + OFFSET, offset=OFFSET)
+    name, mixer = "pre-norm" if before else "post-norm", {"name": "softmax", "biases": "all"}
+    ffn = {"name": "mlp", "activation": "gelu", "biases": "all"}
+    learned = {"name": "learned", "rows": 1 + OFFSET, "offset": OFFSET}
     flags = {
         "normalize_before": before, "normalize_embedding": normed, "add_final_layer_norm": before,
         "static_position_embeddings": fixed,
@@ -92,12 +81,12 @@ def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start
     return Family(
         model_type=kind,
         architecture=architecture,
-        spec=Spec(
-            encoder=(block(**own),),
-            blocks=(block(**own, cross=Cross(biases="all")),),
-            position=Sinusoidal(order="halves") if fixed else learned,
-            norm=LayerNorm(), embedding_norm=LayerNorm() if normed else None, final_norm=last,
-            head=Head(bias="learned"),
+        spec=stack(
+            mixer, ffn, {"name": name, "cross": {"name": "cross", "biases": "all"}}, kind="encoder-decoder",
+            encoder=[{"name": name, "mixer": mixer, "ffn": ffn}],
+            position={"name": "sinusoidal", "order": "halves"} if fixed else learned,
+            norm="layernorm", embedding_norm="layernorm" if normed else None,
+            final_norm="model" if before else "none", head={"name": "linear", "bias": "learned"},
         ),
         entries=(
             Key("vocab_size", "vocab_size", default=50265),

@@ -57,6 +57,16 @@ class MaskedHeadNames(ConfigEntry):
         return {"tied": "tie_word_embeddings"}
 
 
+def masked_head(kind: str, *, untied: bool = False) -> MaskedHeadNames:
+    """BERT's head of a class that is named so: a layer with the model's activation and norm."""
+    return MaskedHeadNames(
+        f"{kind}ForMaskedLM",
+        f"{kind}Model",
+        lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
+        untied=untied,
+    )
+
+
 FFN, MIXER = "blocks.*.ffn", "blocks.*.mixer"
 NEUTRAL = """
 hidden_dropout_prob attention_probs_dropout_prob classifier_dropout directionality pooler_fc_size
@@ -123,12 +133,7 @@ FAMILY = Family(
     entries=(
         *SIZES,
         Key("max_position_embeddings", "position.rows", default=512, paths=("max_length",)),
-        MaskedHeadNames(
-            "BertForMaskedLM",
-            "BertModel",
-            lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
-            untied=True,
-        ),
+        masked_head("Bert", untied=True),
     ),
     names=(TODAY, OLD),
     writes={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},

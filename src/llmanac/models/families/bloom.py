@@ -5,15 +5,9 @@ no longest context; `seq_length`, which transformers does not read, holds the le
 BigScience 2022, arXiv:2211.05100.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import Data, Family, Key, Only
+from llmanac.models.families._table import Data, Family, Key, Only, stack
 from llmanac.models.families.llama import MIXER, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.alibi import Spec as ALiBi
 
 BLOCKS = {False: "pre-norm", True: "normed-residual"}
 # which kernels computed it in training
@@ -33,11 +27,12 @@ class BloomResidual(Key):
 FAMILY = Family(
     model_type="bloom",
     architecture="BloomForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(biases="all"), ffn=MLP(activation="gelu-tanh", biases="all")),),
-        position=ALiBi(),
-        norm=LayerNorm(),
-        embedding_norm=LayerNorm(),
+    spec=stack(
+        mixer={"biases": "all"},
+        ffn={"name": "mlp", "activation": "gelu-tanh", "biases": "all"},
+        position="alibi",
+        norm="layernorm",
+        embedding_norm="layernorm",
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=250880),

@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.core.spec import dump
-from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put, stack
 from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, UNDROPPED, HeadSize
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 
 @dataclass(frozen=True)
@@ -51,8 +46,8 @@ SHARED: tuple[ConfigEntry, ...] = (
     Key("logit_scale", "head.scale", float, default=0.0625),
     Key("tie_word_embeddings", "tied", bool, default=True),
 )
-SPEC = Spec(
-    blocks=(Parallel(mixer=Softmax(), ffn=Gated()),), position=RoPE(layout="pairs"), norm=LayerNorm(bias="none")
+SPEC = stack(
+    block={"name": "parallel"}, position={"name": "rope", "layout": "pairs"}, norm={"name": "layernorm", "bias": "none"}
 )
 
 FAMILY = Family(

@@ -3,8 +3,6 @@
 Cohere 2025, arXiv:2504.00698.
 """
 
-from typing import Any
-
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, at
@@ -21,9 +19,6 @@ class Unrotated(ConfigEntry):
         for block in data["blocks"]:
             if at(block, "mixer.window") is None:
                 block["position"] = NONE
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
 
 
 FAMILY = Family(

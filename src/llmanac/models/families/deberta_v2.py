@@ -8,14 +8,12 @@ of the pretraining. He et al. 2021, arXiv:2111.09543.
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
+from llmanac.core.spec import make_method
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Fixed, Key, Only
 from llmanac.models.families.bert import FAMILY as BERT
-from llmanac.models.families.bert import HEAD, LAYER, MIXER, SIZES, MaskedHeadNames, embeddings
-from llmanac.models.lm.encoder import Spec
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.disentangled import Spec as Disentangled
+from llmanac.models.families.bert import HEAD, LAYER, MIXER, SIZES, embeddings, masked_head
 
 OTHER = ("type_vocab_size", "position_embedding_type", "layer_norm_eps")  # of BERT's keys
 BOTH = (["p2c", "c2p"], ["c2p", "p2c"], "p2c|c2p", "c2p|p2c")
@@ -60,7 +58,7 @@ def _pooler_written(head: Data) -> dict[str, Any]:
 FAMILY = Family(
     model_type="deberta-v2",
     architecture="DebertaV2ForMaskedLM",
-    spec=Spec(norm=LayerNorm(eps=1e-7), position=Disentangled()),
+    spec=make_method("lm", {"name": "encoder", "norm": {"name": "layernorm", "eps": 1e-7}, "position": "disentangled"}),
     entries=(
         *(entry for entry in SIZES if entry.name not in OTHER),
         Key("layer_norm_eps", "norm.eps", float, default=1e-7),
@@ -76,11 +74,7 @@ FAMILY = Family(
         Only("legacy", (True,)),
         Equal("pooler_hidden_size", "dim"),
         Equal("embedding_size", "dim"),
-        MaskedHeadNames(
-            "DebertaV2ForMaskedLM",
-            "DebertaV2Model",
-            lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
-        ),
+        masked_head("DebertaV2"),
     ),
     names=(
         Names(

@@ -9,16 +9,11 @@ import math
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Data, Equal, Family, Key, Layered, Only, at, put
+from llmanac.models.families._table import ACTIVATIONS, Data, Equal, Family, Key, Layered, Only, at, put, stack
 from llmanac.models.families.llama import MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import STACKED
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.latent import Spec as Latent
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 # of a layer with experts: theirs -> ours, kind
 SPARSE: dict[str, tuple[str, Any]] = {
@@ -103,7 +98,7 @@ def _written(ffns: list[Any]) -> dict[str, Any]:
 FAMILY = Family(
     model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Latent()),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(mixer={"name": "latent"}),
     entries=(
         *SIZES[:-2],
         Equal("num_key_value_heads", f"{MIXER}.heads"),

@@ -4,7 +4,7 @@ from llmanac.models.families._config import Names
 from llmanac.models.families._labels import Labels
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
 from llmanac.models.families.bert import FAMILY as BERT
-from llmanac.models.families.bert import FFN, MIXER, MaskedHeadNames
+from llmanac.models.families.bert import FFN, MIXER, masked_head
 
 FAMILY = Family(
     model_type="distilbert",
@@ -19,12 +19,7 @@ FAMILY = Family(
         Key("activation", f"{FFN}.activation", ACTIVATIONS, default="gelu"),
         Key("max_position_embeddings", "position.rows", default=512, paths=("max_length",)),
         Only("sinusoidal_pos_embds", (False, True)),  # how the rows began; the files hold them
-        MaskedHeadNames(
-            "DistilBertForMaskedLM",
-            "DistilBertModel",
-            lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
-            untied=True,
-        ),
+        masked_head("DistilBert", untied=True),
     ),
     names=(
         Names(

@@ -1,17 +1,13 @@
 """ERNIE 4.5 (dense): Llama's form, rotated in neighbouring pairs. Baidu 2025."""
 
-from dataclasses import replace
-
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key
+from llmanac.models.families._table import Family, Key, stack
 from llmanac.models.families.llama import BIASES, FFN, GATED, MIXER, SIZES, UNDROPPED
-from llmanac.models.families.llama import FAMILY as LLAMA
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="ernie4_5",
     architecture="Ernie4_5ForCausalLM",
-    spec=replace(LLAMA.spec, position=RoPE(layout="pairs")),
+    spec=stack(position={"name": "rope", "layout": "pairs"}),
     entries=(
         *SIZES[:-2],
         Key("num_key_value_heads", f"{MIXER}.kv_heads", default=2),

@@ -5,18 +5,12 @@ LG AI Research 2025, arXiv:2507.11407.
 
 from typing import Any
 
-from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Family, Key
+from llmanac.models.families._table import Data, Family, Key, stack
 from llmanac.models.families._windows import FULL, alternating
 from llmanac.models.families.cohere2 import Unrotated
 from llmanac.models.families.llama import GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 
 class WindowsOrNone(Unrotated):
@@ -34,11 +28,7 @@ class WindowsOrNone(Unrotated):
 FAMILY = Family(
     model_type="exaone4",
     architecture="Exaone4ForCausalLM",
-    spec=Spec(
-        blocks=(Sandwich(mixer=Softmax(qk_norm=RMSNorm()), ffn=Gated(), norms="after"),),
-        position=RoPE(),
-        norm=RMSNorm(),
-    ),
+    spec=stack(mixer={"qk_norm": "rmsnorm"}, block={"name": "sandwich", "norms": "after"}),
     entries=(
         *SIZES,
         *GATED,

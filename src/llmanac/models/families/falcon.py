@@ -4,23 +4,17 @@ The rows of q, k and v are one matrix. ALiBi and the `new_decoder_architecture` 
 Almazrouei et al. 2023, arXiv:2311.16867.
 """
 
-from llmanac.models.blocks.parallel import Spec as Parallel
-from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only, stack
+from llmanac.models.families.bloom import FAMILY as BLOOM
 from llmanac.models.families.gpt_bigcode import MultiQuery
 from llmanac.models.families.gpt_neox import Residual
 from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="falcon",
     architecture="FalconForCausalLM",
-    spec=Spec(blocks=(Parallel(mixer=Softmax(), ffn=MLP()),), position=RoPE(), norm=LayerNorm()),
+    spec=stack(ffn={"name": "mlp"}, block={"name": "parallel"}, norm="layernorm"),
     entries=(
         Key("vocab_size", "vocab_size", default=65024),
         Key("hidden_size", "dim", default=4544),
@@ -40,20 +34,7 @@ FAMILY = Family(
         Only("apply_residual_connection_post_layernorm", (None, False)),
         Only("num_ln_in_parallel_attn", (None, 1)),
     ),
-    names=(
-        Names(
-            layers="transformer.h.*.",
-            table={
-                "model.embed_tokens": "transformer.word_embeddings",
-                "model.norm": "transformer.ln_f",
-                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): "self_attention.query_key_value",
-                "self_attn.o_proj": "self_attention.dense",
-                "mlp.up_proj": "mlp.dense_h_to_4h",
-                "mlp.down_proj": "mlp.dense_4h_to_h",
-            },
-            interleaved=frozenset({"self_attention.query_key_value"}),
-        ),
-    ),
+    names=BLOOM.names,
     writes={**UNDROPPED, "hidden_dropout": 0.0},
     neutral=frozenset({"num_kv_heads"}),  # of the larger models
     prefix="transformer.",

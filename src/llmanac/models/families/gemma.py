@@ -3,15 +3,9 @@
 Gemma Team 2024, arXiv:2403.08295.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Fixed, Key, Only
+from llmanac.models.families._table import Family, Fixed, Key, Only, stack
 from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 # "gelu" in the first files means the tanh approximation, with which the models were trained
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu-tanh", "gelu_new": "gelu-tanh", "gelu": "gelu-tanh", "silu": "silu"}
@@ -19,7 +13,7 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu-tanh", "gelu_new": "gelu-tanh", "gelu"
 FAMILY = Family(
     model_type="gemma",
     architecture="GemmaForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=RMSNorm(offset=1.0)),
+    spec=stack(norm={"name": "rmsnorm", "offset": 1.0}),
     entries=(
         *SIZES[:-1],
         Key("head_dim", f"{MIXER}.head_dim", default=256),

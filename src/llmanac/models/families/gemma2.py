@@ -6,17 +6,11 @@ arXiv:2408.00118.
 
 from typing import Any
 
-from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Fixed, Key, Only, at, put
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Fixed, Key, Only, at, put, stack
 from llmanac.models.families._windows import alternating
 from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 
 class Scale(ConfigEntry):
@@ -55,7 +49,7 @@ CACHE = frozenset({"cache_implementation"})
 FAMILY = Family(
     model_type="gemma2",
     architecture="Gemma2ForCausalLM",
-    spec=Spec(blocks=(Sandwich(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=RMSNorm(offset=1.0)),
+    spec=stack(block={"name": "sandwich"}, norm={"name": "rmsnorm", "offset": 1.0}),
     entries=(
         *COMMON,
         EPS,

@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, stack
 from llmanac.models.families._windows import FULL, SLIDING, alternating
 from llmanac.models.families.gemma2 import CACHE, COMMON
 from llmanac.models.families.llama import MIXER, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,10 @@ class Ropes(ConfigEntry):
 FAMILY = Family(
     model_type="gemma3_text",
     architecture="Gemma3ForCausalLM",
-    spec=Spec(
-        blocks=(Sandwich(mixer=Softmax(qk_norm=RMSNorm(offset=1.0)), ffn=Gated()),),
-        position=RoPE(),
-        norm=RMSNorm(offset=1.0),
+    spec=stack(
+        mixer={"qk_norm": {"name": "rmsnorm", "offset": 1.0}},
+        block={"name": "sandwich"},
+        norm={"name": "rmsnorm", "offset": 1.0},
     ),
     entries=(
         *COMMON,

@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
+from llmanac.models.families._table import stack
 from llmanac.models.families.glm4 import FAMILY as GLM4
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.mixers.softmax import Spec as Softmax
 
 FAMILY = replace(
     GLM4,
     model_type="glm",
     architecture="GlmForCausalLM",
-    spec=replace(GLM4.spec, blocks=(PreNorm(mixer=Softmax(), ffn=Gated()),)),
+    spec=stack(position={"name": "rope", "layout": "pairs"}),
     names=(Names(table={("mlp.gate_proj", "mlp.up_proj"): "mlp.gate_up_proj"}),),
 )

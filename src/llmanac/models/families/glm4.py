@@ -3,21 +3,15 @@
 Gate and up are one matrix. GLM-4 Team 2024, arXiv:2406.12793; the 0414 models, whose form this is, in 2025.
 """
 
-from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key
+from llmanac.models.families._table import Family, Key, stack
 from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="glm4",
     architecture="Glm4ForCausalLM",
-    spec=Spec(blocks=(Sandwich(mixer=Softmax(), ffn=Gated()),), position=RoPE(layout="pairs"), norm=RMSNorm()),
+    spec=stack(block={"name": "sandwich"}, position={"name": "rope", "layout": "pairs"}),
     entries=(
         *SIZES[:-2],
         Key("num_key_value_heads", f"{MIXER}.kv_heads", default=2),

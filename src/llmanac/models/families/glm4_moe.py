@@ -3,18 +3,14 @@
 Weights of multi-token prediction are not read. GLM-4.5 Team 2025, arXiv:2508.06471.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.cohere import NormedHeads
 from llmanac.models.families.deepseek_v3 import FIXED, NEUTRAL, OWN, Stack
 from llmanac.models.families.llama import MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import STACKED
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 DEFAULTS = {
     "n_routed_experts": 128, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0,
@@ -24,7 +20,7 @@ DEFAULTS = {
 FAMILY = Family(
     model_type="glm4_moe",
     architecture="Glm4MoeForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax()),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(),
     entries=(
         *SIZES,
         Key("attention_bias", f"{MIXER}.biases", {False: "none", True: "qkv"}, default=False),

@@ -4,14 +4,8 @@ Its matrices are stored (inputs, outputs), q, k and v in one. Files of the hub l
 hold each layer's causal mask; both are read. Radford et al. 2019.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names, Table
-from llmanac.models.families._table import ConfigEntry, Family, Key, Only
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
+from llmanac.models.families._table import ConfigEntry, Family, Key, Only, stack
 
 ACTIVATIONS = {
     "gelu_new": "gelu-tanh",
@@ -41,9 +35,7 @@ NAMES: Table = {
 FAMILY = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(biases="all"), ffn=MLP(biases="all")),), position=Learned(), norm=LayerNorm()
-    ),
+    spec=stack(mixer={"biases": "all"}, ffn={"name": "mlp", "biases": "all"}, position="learned", norm="layernorm"),
     entries=(
         Key("vocab_size", "vocab_size", default=50257),
         Key("n_embd", "dim", default=768),

@@ -6,17 +6,10 @@ Black et al. 2021.
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import Data, Family, Key, Layered
+from llmanac.models.families._table import Data, Family, Key, Layered, stack
 from llmanac.models.families.gpt2 import FURTHER, NAMES
 from llmanac.models.families.llama import FFN, MIXER
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 GLOBAL, LOCAL = "global", "local"
 
@@ -48,10 +41,11 @@ def _written(windows: list[Any]) -> dict[str, Any]:
 FAMILY = Family(
     model_type="gpt_neo",
     architecture="GPTNeoForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(biases="output", score=ScaledDot(scale=1.0)), ffn=MLP(biases="all")),),
-        position=Learned(),
-        norm=LayerNorm(),
+    spec=stack(
+        mixer={"biases": "output", "score": {"name": "scaled-dot", "scale": 1.0}},
+        ffn={"name": "mlp", "biases": "all"},
+        position="learned",
+        norm="layernorm",
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=50257),

@@ -6,16 +6,10 @@ The rows of q, k and v are one matrix, head by head. Black et al. 2022, arXiv:22
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, stack
 from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 # what the first files call two values of Rope: their key, its key, the default
 OLDER = (("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_rotary_factor", 0.25))
@@ -76,10 +70,11 @@ LAYOUT = Names(
 FAMILY = Family(
     model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
-    spec=Spec(
-        blocks=(Parallel(mixer=Softmax(biases="all"), ffn=MLP(biases="all"), norms="two"),),
-        position=RoPE(),
-        norm=LayerNorm(),
+    spec=stack(
+        mixer={"biases": "all"},
+        ffn={"name": "mlp", "biases": "all"},
+        block={"name": "parallel", "norms": "two"},
+        norm="layernorm",
     ),
     entries=(
         *SIZES[:-2],

@@ -5,21 +5,13 @@ which is not read: `quantization_config` is refused, and files that transformers
 2025, arXiv:2508.10925.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import TRAINED, Rope
-from llmanac.models.families._table import Data, Family, Key, Only
+from llmanac.models.families._table import Data, Family, Key, Only, stack
 from llmanac.models.families._windows import alternating
 from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
-EXPERT = Gated(activation="quick-gelu", shift=1.0, biases="all")
+EXPERT = {"name": "gated", "activation": "quick-gelu", "shift": 1.0, "biases": "all"}
 UNSAID = {"rope_type": "yarn", "factor": 32.0, "truncate": False, TRAINED: 4096}
 STACKED, BIAS = "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"
 
@@ -36,12 +28,9 @@ class GptOssScaling(Rope):
 FAMILY = Family(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
-    spec=Spec(
-        blocks=(
-            PreNorm(mixer=Softmax(score=ScaledDot(sinks="learned")), ffn=Experts(expert=EXPERT, router_bias="learned")),
-        ),
-        position=RoPE(),
-        norm=RMSNorm(),
+    spec=stack(
+        mixer={"score": {"name": "scaled-dot", "sinks": "learned"}},
+        ffn={"name": "experts", "expert": EXPERT, "router_bias": "learned"},
     ),
     entries=(
         *SIZES[:-2],

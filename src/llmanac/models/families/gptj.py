@@ -6,17 +6,10 @@ Attention has no biases, the GELU layer and the head have some. Wang & Komatsuza
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
-from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, stack
 from llmanac.models.families.gpt2 import ACTIVATIONS
 from llmanac.models.families.llama import MIXER
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.heads.linear import Spec as Head
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 
 class RotaryDim(ConfigEntry):
@@ -39,11 +32,12 @@ class RotaryDim(ConfigEntry):
 FAMILY = Family(
     model_type="gptj",
     architecture="GPTJForCausalLM",
-    spec=Spec(
-        blocks=(Parallel(mixer=Softmax(), ffn=MLP(biases="all")),),
-        position=RoPE(layout="pairs"),
-        norm=LayerNorm(),
-        head=Head(bias="learned"),
+    spec=stack(
+        ffn={"name": "mlp", "biases": "all"},
+        block={"name": "parallel"},
+        position={"name": "rope", "layout": "pairs"},
+        norm="layernorm",
+        head={"name": "linear", "bias": "learned"},
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=50400),

@@ -1,24 +1,17 @@
 """Granite 3 MoE: Granite's form with a mixture of experts, whose matrices are stacked. IBM Granite Team 2024."""
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.granite import SHARED
 from llmanac.models.families.llama import FFN, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 MOE = "block_sparse_moe"
 
 FAMILY = Family(
     model_type="granitemoe",
     architecture="GraniteMoeForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(ffn={"name": "experts", "expert": "gated"}),
     entries=(
         *SHARED,
         *EXPERTS,

@@ -8,16 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Family, Key, Only, at
+from llmanac.models.families._table import Data, Family, Key, Only, at, stack
 from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 UNREAD = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")  # beside an alpha
 
@@ -55,11 +49,7 @@ class HeadDim(Key):
 FAMILY = Family(
     model_type="hunyuan_v1_dense",
     architecture="HunYuanDenseV1ForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(qk_norm=RMSNorm(), qk_norm_at="after"), ffn=Gated()),),
-        position=RoPE(),
-        norm=RMSNorm(),
-    ),
+    spec=stack(mixer={"qk_norm": "rmsnorm", "qk_norm_at": "after"}),
     entries=(
         *SIZES[:-1],
         HeadDim("head_dim", f"{MIXER}.head_dim", default=None),

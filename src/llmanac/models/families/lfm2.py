@@ -7,16 +7,11 @@ from copy import deepcopy
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Layered, Only, at, put
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Layered, Only, at, put, stack
 from llmanac.models.families.llama import FFN, MIXER, SIZES
 from llmanac.models.families.qwen3 import MIXED
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FULL, CONV = "full_attention", "conv"
 HEADS = (
@@ -95,7 +90,7 @@ def _written(mixers: list[Any]) -> dict[str, Any]:
 FAMILY = Family(
     model_type="lfm2",
     architecture="Lfm2ForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Gated()),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(mixer=MIXED),
     entries=(
         *SIZES[:3],
         *HEADS,

@@ -3,17 +3,9 @@
 Its parameter names are our own. Touvron et al. 2023, arXiv:2302.13971.
 """
 
-from typing import Any
-
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, at
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, at, stack
 
 BIASES = {False: "none", True: "all"}
 MIXER, FFN = "blocks.*.mixer", "blocks.*.ffn"
@@ -24,9 +16,6 @@ class HeadSize(ConfigEntry):
 
     def read(self, config: Config, data: Data) -> None:
         config.expect("head_dim", data["dim"] // at(data, f"{MIXER}.heads"))
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
 
 
 # what the families after Llama share with it
@@ -53,7 +42,7 @@ UNDROPPED = {"attention_dropout": 0.0}
 FAMILY = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(),
     entries=(
         *SIZES,
         *GATED,

@@ -5,15 +5,9 @@ holds the length that the model was trained at.
 """
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families.llama import BIASES
-from llmanac.models.ffn.none import Spec as NoFFN
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.mamba import Spec as Mixer
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.none import Spec as NoPosition
 
 MIXER = "blocks.*.mixer"
 # how parameters are initialised, which kernels compute, and sizes of the first files that follow from others
@@ -54,7 +48,7 @@ SHARED: tuple[ConfigEntry, ...] = (
 FAMILY = Family(
     model_type="mamba",
     architecture="MambaForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Mixer(), ffn=NoFFN()),), position=NoPosition(), norm=RMSNorm()),
+    spec=stack(mixer={"name": "mamba"}, ffn={"name": "none"}, position="none"),
     entries=(
         Key("vocab_size", "vocab_size", default=50280),
         Key("hidden_size", "dim", default=768),

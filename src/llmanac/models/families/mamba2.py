@@ -6,17 +6,11 @@ Dao & Gu 2024, arXiv:2405.21060. The context has no limit; `max_position_embeddi
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families.llama import TIED
 from llmanac.models.families.mamba import FAMILY as MAMBA
 from llmanac.models.families.mamba import MIXER, NEUTRAL, SHARED
-from llmanac.models.ffn.none import Spec as NoFFN
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.mamba2 import Spec as Mixer
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.none import Spec as NoPosition
 
 ENDLESS = {"__float__": "Infinity"}  # as transformers 5 writes it
 
@@ -40,7 +34,7 @@ class Heads(ConfigEntry):
 FAMILY = Family(
     model_type="mamba2",
     architecture="Mamba2ForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Mixer(), ffn=NoFFN()),), position=NoPosition(), norm=RMSNorm()),
+    spec=stack(mixer={"name": "mamba2"}, ffn={"name": "none"}, position="none"),
     entries=(
         Key("vocab_size", "vocab_size", default=32768),
         Key("hidden_size", "dim", default=4096),

@@ -9,19 +9,12 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.core.spec import dump
-from llmanac.models.blocks.normed_residual import Spec as NormedResidual
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import MOST_LAYERS, ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import MOST_LAYERS, ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, HUB, STACKED
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.lightning import Spec as Lightning
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FULL, LINEAR = "full_attention", "linear_attention"
 WEIGHTS = {"mixer_residual": "alpha_factor", "mixer_scale": "beta_factor"}
@@ -75,7 +68,7 @@ class MiniMaxLayers(ConfigEntry):
 FAMILY = Family(
     model_type="minimax",
     architecture="MiniMaxForCausalLM",
-    spec=Spec(blocks=(NormedResidual(mixer=Softmax(), ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(ffn={"name": "experts", "expert": "gated"}, block={"name": "normed-residual"}),
     entries=(
         *SIZES,
         *EXPERTS,

@@ -3,17 +3,10 @@
 Files of the hub have a matrix for each expert; in memory transformers stacks them, gate and up in one. Both are read.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only, stack
 from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 HUB = Names(
     table={
@@ -38,7 +31,7 @@ EXPERTS: tuple[Key, ...] = (
 FAMILY = Family(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(ffn={"name": "experts", "expert": "gated"}),
     entries=(
         *SIZES,
         *EXPERTS,

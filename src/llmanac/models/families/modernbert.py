@@ -10,18 +10,12 @@ from copy import deepcopy
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._labels import Labels
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families._windows import FULL, SLIDING
 from llmanac.models.families.bert import FFN, MIXER, MaskedHeadNames
 from llmanac.models.families.llama import BIASES
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.encoder import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 MOST_LAYERS = 1000
 THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
@@ -117,9 +111,8 @@ def _labels_written(head: Data) -> dict[str, Any]:
 FAMILY = Family(
     model_type="modernbert",
     architecture="ModernBertForMaskedLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(), ffn=Gated(activation="gelu")),), position=RoPE(),
-        norm=LayerNorm(bias="none"), final_norm="model",
+    spec=stack(
+        kind="encoder", ffn={"activation": "gelu"}, norm={"name": "layernorm", "bias": "none"}, final_norm="model"
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=50368),

@@ -7,18 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
+from llmanac.core.spec import make_method
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Only, at
 from llmanac.models.families.bert import LAYER, SIZES, embeddings
 from llmanac.models.families.roberta import FAMILY as ROBERTA
 from llmanac.models.families.roberta import HEAD, head
-from llmanac.models.lm.encoder import Spec
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.positions.t5 import Spec as Buckets
 
 FIRST = 2  # the row of position 0
 POSITION = "model.position"
+BUCKETS = {"name": "t5", "directions": "both", "absolute": "learned"}
 
 
 class MPNetPositions(ConfigEntry):
@@ -42,7 +40,7 @@ FAMILY = replace(
     ROBERTA,
     model_type="mpnet",
     architecture="MPNetForMaskedLM",
-    spec=Spec(norm=LayerNorm(eps=1e-12), position=Buckets(directions="both", absolute=Learned())),
+    spec=replace(ROBERTA.spec, position=make_method("position", BUCKETS)),
     entries=(
         *(entry for entry in SIZES if not entry.fields().keys() & {"token_types"}),
         MPNetPositions(),

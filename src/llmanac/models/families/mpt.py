@@ -7,15 +7,9 @@ q, k and v are one matrix, one below the other. `clip_qkv` and other changes of 
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack
 from llmanac.models.families.llama import MIXER
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.alibi import Spec as ALiBi
 
 # dropout, how a model is initialised and trained, and positions that ALiBi replaces
 NEUTRAL = """
@@ -56,9 +50,7 @@ class MPTAttention(ConfigEntry):
 FAMILY = Family(
     model_type="mpt",
     architecture="MptForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(), ffn=MLP(activation="gelu")),), position=ALiBi(), norm=LayerNorm(bias="none")
-    ),
+    spec=stack(ffn={"name": "mlp", "activation": "gelu"}, position="alibi", norm={"name": "layernorm", "bias": "none"}),
     entries=(
         Key("vocab_size", "vocab_size", default=50368),
         Key("d_model", "dim", default=2048, aliases=("hidden_size",)),

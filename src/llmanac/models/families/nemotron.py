@@ -3,20 +3,14 @@
 Parmar et al. 2024, arXiv:2402.16819.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, stack
 from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="nemotron",
     architecture="NemotronForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=MLP()),), position=RoPE(), norm=LayerNorm(offset=1.0)),
+    spec=stack(ffn={"name": "mlp"}, norm={"name": "layernorm", "offset": 1.0}),
     entries=(
         *SIZES,
         Key("hidden_act", f"{FFN}.activation", {"relu2": "relu-squared", **ACTIVATIONS}, default="relu2"),

@@ -7,17 +7,11 @@ arXiv:2402.01613.
 import re
 from typing import Any
 
-from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._labels import Labels
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Data, Family, Key, Only
-from llmanac.models.families.bert import FFN, HEAD, MIXER, MaskedHeadNames
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.encoder import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.families._table import ACTIVATIONS, Data, Family, Key, Only, stack
+from llmanac.models.families.bert import FFN, HEAD, MIXER, masked_head
 
 # what the first config says of a form that this one is: every other value is refused
 FORM: dict[str, tuple[Any, ...]] = {
@@ -65,8 +59,9 @@ class Theta(Rope):
 FAMILY = Family(
     model_type="nomic_bert",
     architecture="NomicBertForMaskedLM",
-    spec=Spec(
-        blocks=(PostNorm(mixer=Softmax(), ffn=Gated()),), position=RoPE(theta=1000.0), norm=LayerNorm(eps=1e-12)
+    spec=stack(
+        kind="encoder", block={"name": "post-norm"}, position={"name": "rope", "theta": 1000.0},
+        norm={"name": "layernorm", "eps": 1e-12},
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=30528),
@@ -82,11 +77,7 @@ FAMILY = Family(
         Key("max_position_embeddings", "max_length", default=2048, aliases=("n_positions",)),
         Theta(theta=1000.0),
         *(Only(name, values) for name, values in FORM.items()),
-        MaskedHeadNames(
-            "NomicBertForMaskedLM",
-            "NomicBertModel",
-            lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
-        ),
+        masked_head("NomicBert"),
     ),
     names=(
         Names(layers="nomic_bert.layers.*.", table={

@@ -3,23 +3,17 @@
 Experts as in Qwen 3's: gates that need not sum to one. Muennighoff et al. 2024, arXiv:2409.02060.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.olmo2 import MIXED
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="olmoe",
     architecture="OlmoeForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(mixer=MIXED, ffn={"name": "experts", "expert": "gated"}),
     entries=(
         *SIZES[:-1],
         EXPERTS[0],

@@ -7,15 +7,9 @@ narrower embeddings, is not supported. Zhang et al. 2022, arXiv:2205.01068.
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Key, Only, stack
 from llmanac.models.families.llama import BIASES, FFN, MIXER, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
 
 OFFSET = 2
 
@@ -40,10 +34,8 @@ class OPTPositions(ConfigEntry):
 FAMILY = Family(
     model_type="opt",
     architecture="OPTForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(), ffn=MLP()),),
-        position=Learned(rows=1 + OFFSET, offset=OFFSET),
-        norm=LayerNorm(),
+    spec=stack(
+        ffn={"name": "mlp"}, position={"name": "learned", "rows": 1 + OFFSET, "offset": OFFSET}, norm="layernorm"
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=50272),

@@ -3,27 +3,21 @@
 The head adds one too. Norms of queries and keys are not supported. Li et al. 2023, arXiv:2309.05463.
 """
 
-from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.gpt2 import ACTIVATIONS
 from llmanac.models.families.llama import FFN, LENGTH, SIZES, TIED, UNDROPPED, HeadSize
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.heads.linear import Spec as Head
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="phi",
     architecture="PhiForCausalLM",
-    spec=Spec(
-        blocks=(Parallel(mixer=Softmax(biases="all"), ffn=MLP(biases="all")),),
-        position=RoPE(),
-        norm=LayerNorm(),
-        head=Head(bias="learned"),
+    spec=stack(
+        mixer={"biases": "all"},
+        ffn={"name": "mlp", "biases": "all"},
+        block={"name": "parallel"},
+        norm="layernorm",
+        head={"name": "linear", "bias": "learned"},
     ),
     entries=(
         *SIZES[:-1],

@@ -5,20 +5,13 @@ Layers with experts are given as in Qwen 3. Qwen Team 2024, arXiv:2407.10671.
 
 from dataclasses import replace
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.llama import EPS, FFN, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.qwen2 import LENGTH
 from llmanac.models.families.qwen3_moe import dense_layers
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 SPARSE: tuple[Key, ...] = (
     replace(EXPERTS[0], paths=(f"{FFN}.shared.activation",)),
@@ -38,11 +31,7 @@ OWN: dict[str | tuple[str, ...], str] = {
 FAMILY = Family(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
-    spec=Spec(
-        blocks=(PreNorm(mixer=Softmax(), ffn=Experts(expert=Gated(), shared=Gated(), shared_gate="sigmoid")),),
-        position=RoPE(),
-        norm=RMSNorm(),
-    ),
+    spec=stack(ffn={"name": "experts", "expert": "gated", "shared": "gated", "shared_gate": "sigmoid"}),
     entries=(
         *SIZES[:-1],
         *SPARSE,

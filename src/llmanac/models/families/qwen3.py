@@ -3,19 +3,13 @@
 Yang et al. 2025, arXiv:2505.09388.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ConfigEntry, Family, Key
+from llmanac.models.families._table import ConfigEntry, Family, Key, stack
 from llmanac.models.families._windows import WINDOWS
 from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.qwen2 import LENGTH
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
-MIXED = Softmax(qk_norm=RMSNorm())
+MIXED = {"qk_norm": "rmsnorm"}
 # in config.json an absent head_dim is 128, whatever the width
 SIZED: tuple[ConfigEntry, ...] = (*SIZES[:-1], Key("head_dim", f"{MIXER}.head_dim", default=128, unset=None))
 NORMED: tuple[ConfigEntry, ...] = (
@@ -26,7 +20,7 @@ NORMED: tuple[ConfigEntry, ...] = (
 FAMILY = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Gated()),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(mixer=MIXED),
     entries=(*SIZED, *GATED, *NORMED, LENGTH, TIED, Rope(), WINDOWS),
     writes=UNDROPPED,
 )

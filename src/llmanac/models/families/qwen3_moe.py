@@ -8,19 +8,13 @@ of the hub, stacked in memory.
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Family, Key, Layered, Only
+from llmanac.models.families._table import Data, Family, Key, Layered, Only, stack
 from llmanac.models.families.llama import FFN, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.qwen2 import LENGTH
 from llmanac.models.families.qwen3 import MIXED, NORMED
-from llmanac.models.ffn.experts import Spec as Experts
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 # of a layer with experts
 SPARSE: tuple[Key, ...] = (
@@ -63,7 +57,7 @@ def dense_layers(sparse_keys: tuple[Key, ...], default: int) -> Layered:
 FAMILY = Family(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
+    spec=stack(mixer=MIXED, ffn={"name": "experts", "expert": "gated"}),
     entries=(
         *SIZES,
         *SPARSE,

@@ -4,21 +4,15 @@
 model), stored head by head, are not supported. Bellagente et al. 2024, arXiv:2402.17834.
 """
 
-from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.gpt_neox import Residual
 from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED, HeadSize
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="stablelm",
     architecture="StableLmForCausalLM",
-    spec=Spec(blocks=(Parallel(mixer=Softmax(), ffn=Gated()),), position=RoPE(), norm=LayerNorm()),
+    spec=stack(block={"name": "parallel"}, norm="layernorm"),
     entries=(
         *SIZES[:-1],
         HeadSize(),

@@ -3,21 +3,15 @@
 Lozhkov et al. 2024, arXiv:2402.19173.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, stack
 from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, UNDROPPED
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import Spec
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.rope import Spec as RoPE
 
 FAMILY = Family(
     model_type="starcoder2",
     architecture="Starcoder2ForCausalLM",
-    spec=Spec(blocks=(PreNorm(mixer=Softmax(), ffn=MLP()),), position=RoPE(), norm=LayerNorm()),
+    spec=stack(ffn={"name": "mlp"}, norm="layernorm"),
     entries=(
         *SIZES,
         Key("hidden_act", f"{FFN}.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),

@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names, Shape, Table, WeightSource
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, put
-from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.encoder_decoder import Spec
-from llmanac.models.mixers.cross import Spec as Cross
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions.t5 import Spec as Buckets
-from llmanac.models.scores.dot import Spec as Dot
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, put, stack
 
 
 def _stack(theirs: str, inner: dict[str, str]) -> Table:
@@ -58,6 +50,7 @@ class T5Names(Names):
         return (self.gated if gated else self.plain).place(shapes)
 
 
+SCORED = {"score": "dot"}
 FFN = ("blocks.*.ffn", "encoder.*.ffn")
 MIXER = ("blocks.*.mixer", "encoder.*.mixer", "blocks.*.cross")
 PROJECTIONS = {  # ours by theirs
@@ -132,10 +125,9 @@ class DecoderLayers(Key):
 FAMILY = Family(
     model_type="t5",
     architecture="T5ForConditionalGeneration",
-    spec=Spec(
-        encoder=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP()),),
-        blocks=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP(), cross=Cross(score=Dot())),),
-        position=Buckets(), norm=RMSNorm(),
+    spec=stack(
+        SCORED, {"name": "mlp"}, {"cross": {"name": "cross", **SCORED}}, "t5", kind="encoder-decoder",
+        encoder=[{"name": "pre-norm", "mixer": {"name": "softmax", **SCORED}, "ffn": "mlp"}],
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=32128),

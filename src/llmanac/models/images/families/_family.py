@@ -116,6 +116,38 @@ class LanguagePart(ConfigEntry):
         raise Misfit(f"{self.path}: no family of {', '.join(self.kinds)} holds this language model")
 
 
+class LlamaAbove(ConfigEntry):
+    """The language model where its keys are at the top: those of Llama. It is read alone."""
+
+    def read(self, config: Config, data: Data) -> None:
+        for entry in language_family("llama").entries:
+            entry.read(config, data["text"])
+        data["vocab_size"] = data["text"].pop("vocab_size")
+
+
+@dataclass(frozen=True)
+class Listed(ConfigEntry):
+    """The number of labels, which their config lists, as the Spec's `field`; 0 for the class `bare`, without a head."""
+
+    field: str
+    bare: str
+    headed: str
+
+    def read(self, config: Config, data: Data) -> None:
+        labels = config.get("id2label", {})
+        if not isinstance(labels, dict) or len(labels) > 1 << 20:
+            raise CheckpointError(f"{config.path}: id2label is {shown(labels)}, expected a table of labels")
+        data[self.field] = 0 if config.get("architectures") == [self.bare] else len(labels) or 2
+
+    def write(self, data: Data) -> dict[str, Any]:
+        names = {str(i): f"LABEL_{i}" for i in range(data[self.field])}
+        return {
+            "id2label": names,
+            "label2id": {v: int(k) for k, v in names.items()},
+            "architectures": [self.headed if names else self.bare],
+        }
+
+
 def _table(config: Config, key: str) -> dict[str, Any]:
     found = config.get(key, {})
     if not isinstance(found, dict):

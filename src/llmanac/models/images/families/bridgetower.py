@@ -3,8 +3,6 @@
 Links of the kind `add` and one transform for all layers, as in the published models.
 """
 
-from typing import Any
-
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._table import ConfigEntry, Data, Fixed, Key, Only
@@ -56,9 +54,6 @@ class BridgeLayers(ConfigEntry):
         config.expect("num_attention_heads", text["mixer"]["heads"])
         config.expect("layer_norm_eps", data["text"]["norm"]["eps"])
         data["dim"], data["norm"]["eps"] = data["text"]["dim"], data["text"]["norm"]["eps"]
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
 
 
 def _stream(ours: str, theirs: str) -> tuple[PartNames, ...]:

@@ -8,17 +8,11 @@ tokens from its logits). Chameleon team 2024, arXiv:2405.09818.
 from typing import Any
 
 from llmanac.core.errors import CheckpointError
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Key, Only
-from llmanac.models.families.llama import FAMILY as LLAMA
-from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.families._table import ConfigEntry, Data, Key, Only, stack
 from llmanac.models.images.dall_e import Spec
-from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
+from llmanac.models.images.families._family import ImageFamily, Inside, LlamaAbove, PartNames
 from llmanac.models.images.vq_vae import Spec as VQ
-from llmanac.models.lm.transformer import Spec as Decoder
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms.layernorm import Spec as LayerNorm
 
 PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 
@@ -37,21 +31,6 @@ class ImageTokens(ConfigEntry):
         if sorted(codes) != list(range(count)) or any(type(token) is not int for token in codes.values()):
             raise CheckpointError(f"{config.path}: vocabulary_map does not name a token for each of the {count} codes")
         data["image_ids"] = [codes[code] for code in range(count)]
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
-
-
-class ChameleonText(ConfigEntry):
-    """The language model, whose keys are at the top: those of Llama."""
-
-    def read(self, config: Config, data: Data) -> None:
-        for entry in LLAMA.entries:
-            entry.read(config, data["text"])
-        data["vocab_size"] = data["text"].pop("vocab_size")
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
 
 
 class Multipliers(ConfigEntry):
@@ -80,15 +59,15 @@ VQ_ENTRIES = (
     Only("double_latent", (False,)),
     Multipliers(),
 )
-BLOCK = PreNorm(mixer=Softmax(qk_norm=LayerNorm(), qk_norm_over="each-head"), ffn=Gated())
+TEXT = stack({"qk_norm": "layernorm", "qk_norm_over": "each-head"})
 
 FAMILY = ImageFamily(
     model_type="chameleon",
     architecture="ChameleonForConditionalGeneration",
-    spec=Spec(tokenizer=VQ(base=32, groups=32), text=Decoder(blocks=(BLOCK,)), drop=0.0),
+    spec=Spec(tokenizer=VQ(base=32, groups=32), text=TEXT, drop=0.0),
     entries=(
         Inside("vq_config", "tokenizer", VQ_ENTRIES, neutral=frozenset({"dropout"})),
-        ChameleonText(),
+        LlamaAbove(),
         ImageTokens(),
         Only("swin_norm", (False,)),
     ),

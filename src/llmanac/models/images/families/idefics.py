@@ -8,7 +8,7 @@ from typing import Any
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._table import ConfigEntry, Data, Key, Only
-from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
+from llmanac.models.images.families._family import ImageFamily, Inside, LlamaAbove, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION, sizes
 from llmanac.models.images.flamingo import Spec
 from llmanac.models.images.vit import Spec as ViT
@@ -34,24 +34,6 @@ GATED: Table = {
     "attn_gate.weight": "alpha_cross_attn",
     "mlp_gate.weight": "alpha_dense",
 }
-
-
-class IdeficsText(ConfigEntry):
-    """The language model, whose keys are at the top: those of Llama."""
-
-    def read(self, config: Config, data: Data) -> None:
-        llama = language_family("llama")
-        own = Config(config.data, config.path, llama.neutral)
-        text: Data = data["text"]
-        for entry in llama.entries:
-            entry.read(own, text)
-        for key in own.data:
-            if key in own._read:
-                config.get(key)
-        data["vocab_size"] = text.pop("vocab_size")
-
-    def write(self, data: Data) -> dict[str, Any]:
-        return {}
 
 
 class Depth(ConfigEntry):
@@ -86,7 +68,7 @@ FAMILY = ImageFamily(
             ),
             neutral=frozenset({"use_resampler"}),
         ),
-        IdeficsText(),
+        LlamaAbove(),
         Depth(),
         Key("cross_layer_interval", "every", default=1),
         Only("qk_layer_norms", (False,)),

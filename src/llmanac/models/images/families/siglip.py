@@ -3,25 +3,22 @@
 Zhai et al. 2023, arXiv:2303.15343.
 """
 
-from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._table import Fixed, Key, Only
-from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.families._table import Fixed, Key, Only, stack
 from llmanac.models.images.clip import Spec
 from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
 from llmanac.models.images.families._vision import CLIP_TEXT, CLIP_VISION, TOKENS, sizes, text_sizes
 from llmanac.models.images.vit import Spec as ViT
 from llmanac.models.images.vit import vision_blocks
-from llmanac.models.lm.encoder import Spec as Encoder
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions.learned import Spec as Learned
 
 VISION = ViT(blocks=vision_blocks("gelu-tanh"), norm=LayerNorm(eps=1e-6), pool="attention")
-TEXT = Encoder(
+TEXT = stack(
+    {"biases": "all"},
+    {"name": "mlp", "activation": "gelu-tanh", "biases": "all"},
+    kind="encoder",
     dim=128,
-    blocks=(PreNorm(mixer=Softmax(biases="all"), ffn=MLP(activation="gelu-tanh", biases="all")),),
-    position=Learned(),
-    norm=LayerNorm(eps=1e-6),
+    position="learned",
+    norm={"name": "layernorm", "eps": 1e-6},
     embedding_norm="none",
     final_norm="model",
 )

@@ -1,37 +1,13 @@
 """ViLT for question answering: one stream of text and patches. Kim, Son & Kim 2021. Read only for square images."""
 
-from typing import Any
-
-from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Key, Only
-from llmanac.models.images.families._family import ImageFamily, PartNames
+from llmanac.models.families._config import Names
+from llmanac.models.families._table import Key, Only
+from llmanac.models.images.families._family import ImageFamily, Listed, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
 from llmanac.models.images.vilt import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 
-
-class ViltAnswers(ConfigEntry):
-    """The number of answers, which their config lists."""
-
-    def read(self, config: Config, data: Data) -> None:
-        labels = config.get("id2label", {})
-        if not isinstance(labels, dict) or len(labels) > 1 << 20:
-            raise CheckpointError(f"{config.path}: id2label is {shown(labels)}, expected a table of labels")
-        kind = config.get("architectures", ["ViltForQuestionAnswering"])
-        if kind not in (["ViltForQuestionAnswering"], ["ViltModel"]):
-            raise CheckpointError(f"{config.path}: architectures is {shown(kind)}; ViltForQuestionAnswering is read")
-        data["answers"] = 0 if kind == ["ViltModel"] else len(labels) or 2
-
-    def write(self, data: Data) -> dict[str, Any]:
-        names = {str(i): f"LABEL_{i}" for i in range(data["answers"])}
-        return {
-            "id2label": names,
-            "label2id": {v: int(k) for k, v in names.items()},
-            "architectures": ["ViltForQuestionAnswering" if names else "ViltModel"],
-        }
-
-
+KINDS = ("ViltForQuestionAnswering", "ViltModel")
 NAMES = Names(
     layers="encoder.layer.*.",
     table={
@@ -53,7 +29,8 @@ FAMILY = ImageFamily(
     architecture="ViltForQuestionAnswering",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(
-        ViltAnswers(),
+        Only("architectures", tuple([kind] for kind in KINDS)),
+        Listed("answers", KINDS[1], KINDS[0]),
         *sizes(1e-12, "gelu", image=384, patch=32),
         Key("vocab_size", "vocab_size", default=30522),
         Key("max_position_embeddings", "max_length", default=40),
