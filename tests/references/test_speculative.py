@@ -14,7 +14,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
-from llmanac.generate.speculative import DRAFTED, PLAIN, StepCost
+from llmanac.generate.speculative import DRAFTED, PLAIN, DraftCost
 
 PROMPTS = ["abcabcabcabc", "the cat the cat the", "x", "one two one two one two"]
 
@@ -158,7 +158,7 @@ def test_samples_are_distributed_as_the_model_says():
 
 def steps_of(extra, count=400, tokens=2):
     """Which steps draft, where a step takes a second and `extra` more for each drafted token."""
-    cost, steps = StepCost(), []
+    cost, steps = DraftCost(), []
     for _ in range(count):
         steps.append(cost.drafts())
         cost.add(1, tokens * steps[-1], 1.0 + extra * tokens * steps[-1])

@@ -30,7 +30,7 @@ JUDGED, REMEMBERED = (
 
 
 @dataclass
-class StepCost:
+class DraftCost:
     """Seconds of a step for one number of rows.
 
     Attributes:
@@ -87,12 +87,12 @@ class Speculation:
     proposed: int = 0
     accepted: int = 0
     calls: int = 0
-    costs: dict[int, StepCost] = field(default_factory=dict)
+    costs: dict[int, DraftCost] = field(default_factory=dict)
     price: float = 0.0
 
-    def cost(self, rows: int) -> StepCost:
+    def cost(self, rows: int) -> DraftCost:
         """The times for about so many rows."""
-        return self.costs.setdefault(rows.bit_length(), StepCost())
+        return self.costs.setdefault(rows.bit_length(), DraftCost())
 
     def draft(self, drafter: Drafter, rows: Sequence[ScheduledRow], most: Sequence[float]) -> int:
         """Add proposed tokens to the pending ones of `rows`, which decode and may have `most` tokens each.

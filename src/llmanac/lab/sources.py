@@ -13,16 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.files import file_sha256
+from llmanac.core.named import named_files
 from llmanac.core.registry import PACKAGE, package_of, packages
 from llmanac.core.spec import Spec
-from llmanac.lab.cache import digest, threads, versions
-from llmanac.models.locate import READ
+from llmanac.lab.cache import threads, versions
 
 # Files that carry data, names and messages about, and never a number into a result.
-PLUMBING = {"called", "catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
-
-NAMING = {"encoder", "file", "model", "path", "rules"}  # fields of Specs that may hold the name of a file or a folder
+PLUMBING = {"called", "catalogue", "describe", "errors", "files", "named", "pages", "progress", "registry", "spec"}
 
 
 def spec_modules(value: Any) -> set[str]:
@@ -150,36 +147,6 @@ def run_key(trial: str, specs: Iterable[Spec], modules: Iterable[str] = (), **de
     Of files and folders that the Specs name, such as a rulebook or an encoder, it has the hashes.
     """
     every = list(specs)
-    named = sorted({_hash(path) for one in every for path in _named(one)})
+    named = sorted(set(named_files(*every).values()))
     found = {"sources": fingerprint(every, modules), "versions": versions(), "threads": threads()}
     return {"trial": trial, **decides, **({"named": named} if named else {}), **found}
-
-
-def _named(value: Any) -> Iterator[Path]:
-    """What is there of the files and folders that a Spec's fields name."""
-    if isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _named(one)
-    if not isinstance(value, Spec):
-        return
-    for field in fields(value):
-        own = getattr(value, field.name)
-        if field.name in NAMING and isinstance(own, str) and own:
-            path = Path(own.rpartition(":")[0] if ".py:" in own else own)
-            if path.exists():
-                yield path
-        else:
-            yield from _named(own)
-
-
-def _hash(path: Path) -> str:
-    """sha256 of a file, or of what a model or an index of a folder is read from."""
-    if path.is_file():
-        return _hash_file(path, _stamp(path))
-    every = sorted(file for place in (path, path / "model") for file in place.glob("*") if file.suffix in READ)
-    return digest([[file.relative_to(path).as_posix(), _hash_file(file, _stamp(file))] for file in every])
-
-
-@functools.lru_cache(maxsize=4096)
-def _hash_file(path: Path, _stamp: tuple[int, int]) -> str:
-    return file_sha256(path)

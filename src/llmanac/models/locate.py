@@ -12,6 +12,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.cluster import Actors
 from llmanac.core.errors import CheckpointError
+from llmanac.core.named import READ
 from llmanac.core.progress import say_once
 from llmanac.core.stores import STORE, pull
 from llmanac.models.folder import CONFIG, read_table
@@ -20,7 +21,6 @@ _pulled = functools.cache(pull)
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
-READ = {".json", ".safetensors", ".gguf", ".model", ".jinja", ".txt", ".bin", ".pt"}  # files that a model is read from
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
 
 

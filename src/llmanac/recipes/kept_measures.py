@@ -4,11 +4,12 @@ It is used again only for the rows and the reward that it was of, and once there
 model is the one that the training began with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
+from llmanac.core.named import named_files
 from llmanac.core.spec import dump
 from llmanac.data.pack import digest
 from llmanac.metrics import ItemSums
@@ -17,19 +18,7 @@ from llmanac.rewards import RewardSpec
 
 def decides(rows: Sequence[Any], reward: RewardSpec | None) -> str:
     """A hash of what is measured: held-out rows, and a reward with the files that it names."""
-    return digest([list(rows), None if reward is None else [dump(reward), [*_named(dump(reward))]]])
-
-
-def _named(reward: Any) -> Iterator[str]:
-    """Hashes of the files and folders that a reward, or the parts of one, names: `rewards.py:letters`, a model's."""
-    for key, value in reward.items():
-        if key == "parts":
-            for part in value:
-                yield from _named(part)
-        elif key in ("file", "path"):
-            place = Path(value.rpartition(":")[0] if ".py:" in value else value)
-            every = [place] if place.is_file() else sorted([*place.glob("*"), *place.glob("model/*")])
-            yield from (f"{one.name} {files.file_sha256(one)}" for one in every if one.is_file())
+    return digest([list(rows), None if reward is None else [dump(reward), named_files(reward)]])
 
 
 def kept(place: Path, training: Path, of: str) -> tuple[ItemSums | None, int | None] | None:

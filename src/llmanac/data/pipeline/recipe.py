@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.named import named_files
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
@@ -197,9 +198,6 @@ def stage_file(stage: StageSpec) -> Path:
     return Path(str(sys.modules[type(stage).__module__].__file__))
 
 
-FOLDERS = ("folder", "model", "path")  # fields that may name one
-
-
 def stage_keys(recipe: BuildSpec) -> list[str]:
     """What the stages are called in counts and lists: `00-read`, then `01-gopher-quality`, ..."""
     return ["00-read", *(f"{n:02d}-{stage.name}" for n, stage in enumerate(recipe.stages, 1))]
@@ -215,20 +213,8 @@ def as_data(recipe: BuildSpec) -> dict[str, Any]:
 
 
 def identity(recipe: BuildSpec) -> dict[str, Any]:
-    """All that decides the output besides the input: the recipe, the code of its stages, the files its fields name.
-
-    Of a folder, such as a quality model's, it is the files in it.
-    """
-    named: dict[str, str] = {}
-    for part in (*recipe.stages, *([recipe.mixture] if recipe.mixture else [])):
-        for field, value in spec.flatten(spec.dump(part)).items():
-            for name in value if isinstance(value, list) else [value]:
-                if not isinstance(name, str) or not 0 < len(name) < 4096 or "\0" in name:
-                    continue
-                inside = Path(name).glob("*") if field.rpartition(".")[2] in FOLDERS else ()  # others are often words
-                for path in [Path(name), *inside]:
-                    if path.is_file():
-                        named[str(path)] = files.file_sha256(path)
+    """All that decides the output besides the input: the recipe, the code of its stages, the files its fields name."""
+    named = named_files(*recipe.stages, *([recipe.mixture] if recipe.mixture else []))
     return {
         "format_version": FORMAT_VERSION,
         "llmanac": __version__,

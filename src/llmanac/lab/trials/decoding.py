@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.named import READ
 from llmanac.core.spec import dump
 from llmanac.data.split import fraction
 from llmanac.generate.engine import Engine
@@ -38,7 +39,7 @@ from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.metrics.answers import f1
 from llmanac.models.load import load_model
-from llmanac.models.locate import READ, fetched, model_folder
+from llmanac.models.locate import fetched, model_folder
 from llmanac.tokenizers.load import load_tokenizer
 
 MEASURE_VERSION = 1
