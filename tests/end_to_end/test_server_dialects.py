@@ -13,6 +13,8 @@ from _engine_models import ByteTokenizer, HistoryModel
 from _servers import running, saying
 
 from llmanac.generate.engine import Engine
+from llmanac.web import _ollama
+from llmanac.web._errors import ApiError
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
 For each call, return a json object: <tool_call>
@@ -306,6 +308,13 @@ def test_errors_are_in_each_apis_form(server, path, body, status, said):
     assert answer.status_code == status, answer.text
     assert said in (error if path.startswith("/api") else error["message"])
     assert path != "/v1/messages" or answer.json()["type"] == "error"
+
+
+def test_an_error_names_its_field_once():
+    assert ApiError(400, "n: is too large").param == "n" and ApiError(404, "no such page").param is None
+    with pytest.raises(ApiError) as caught:  # of /api/generate, which has no list of messages
+        _ollama._message(_ollama.OllamaMessage(role="user", images=["****"]), "", 0)
+    assert caught.value.param == "images.0"
 
 
 def test_messages_by_a_schema_and_what_is_not_read_of_a_result(server):

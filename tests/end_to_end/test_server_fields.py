@@ -7,7 +7,7 @@ import pytest
 from _servers import ASK
 
 from llmanac.web import _wire
-from llmanac.web._wire import UNSUPPORTED, UNSUPPORTED_CHAT, UNSUPPORTED_COMPLETION, WITHOUT_EFFECT
+from llmanac.web._wire import UNSUPPORTED, WITHOUT_EFFECT
 
 CHAT = {"model": "tiny", "messages": ASK, "max_tokens": 2}
 TEXT = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
@@ -22,8 +22,8 @@ def post(server, path, body):
 @pytest.mark.parametrize(
     ("path", "body", "table"),
     [
-        ("/v1/chat/completions", CHAT, {**UNSUPPORTED, **UNSUPPORTED_CHAT}),
-        ("/v1/completions", TEXT, {**UNSUPPORTED, **UNSUPPORTED_COMPLETION}),
+        ("/v1/chat/completions", CHAT, {**UNSUPPORTED["both"], **UNSUPPORTED["chat"]}),
+        ("/v1/completions", TEXT, {**UNSUPPORTED["both"], **UNSUPPORTED["completion"]}),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_nothing(server, path, body, table):

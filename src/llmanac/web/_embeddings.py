@@ -41,7 +41,7 @@ def vectors_asked(service: Service, body: EmbeddingBody) -> dict[str, Any]:
             rows, counts, cut = embedder.vectors(given), [len(ids) for ids in given], []
     if body.dimensions not in (None, rows.shape[1]):
         message = f"dimensions: the vectors of this model have {rows.shape[1]} numbers; leave it out"
-        raise ApiError(400, message, param="dimensions", code="unsupported")
+        raise ApiError(400, message, code="unsupported")
 
     def written(row: Any) -> Any:
         packed = body.encoding_format == "base64"
@@ -81,5 +81,5 @@ def _embedder_of(service: Service, model: str) -> Embedder:
         message = (
             f"model: {model[:100]!r} gives no vectors here; this server's embedding model is {service.embedding_name!r}"
         )
-        raise ApiError(404, message, param="model", code="model_not_found")
+        raise ApiError(404, message, code="model_not_found")
     return service.embedder

@@ -36,11 +36,11 @@ class ShuttingDown(LlmanacError):
 
 
 class ApiError(Exception):
-    """An error that goes to the client as it is."""
+    """An error that goes to the client as it is; `param` is the field that its message names."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        self.status, self.param, self.code = status, param or LlmanacError(message).field, code
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:

@@ -72,4 +72,4 @@ def _data(where: str, url: str) -> tuple[str, bytes]:
 
 
 def _refused(where: str, message: str, code: str) -> ApiError:
-    return ApiError(400, f"{where}: {message}", param=where, code=code)
+    return ApiError(400, f"{where}: {message}", code=code)

@@ -94,7 +94,7 @@ def gap_of(
     form = next((one for one in FORMS if all(token in special for token in one if token)), None)
     if form is None or tokenizer is None:
         message = "suffix: this model's tokenizer has no tokens for filling a gap; serve one that has (Qwen2.5-Coder)"
-        raise ApiError(400, message, param="suffix", code="unsupported")
+        raise ApiError(400, message, code="unsupported")
     told = [text for file in files or () for text in (file.filename, file.text)]
     check_length("suffix", [before, behind, begun, *told])
 
@@ -106,7 +106,7 @@ def gap_of(
         mark = next((special[token] for token in FILES if token in special), None)
         if mark is None:
             message = "input_extra: this model's tokenizer has no token between files; leave it out"
-            raise ApiError(400, message, param="input_extra", code="unsupported")
+            raise ApiError(400, message, code="unsupported")
         for file in files:
             ids += [mark, *plain(f"{file.filename}\n{file.text}")]
         ids += [mark, *plain("\n")]

@@ -146,7 +146,7 @@ def _messages(turn: Turn, where: str) -> Iterator[dict[str, Any]]:
     for j, block in enumerate(turn.content):
         at = f"{where}.content.{j}"
         if (block.type in ("tool_use", "thinking")) != (turn.role == "assistant") and block.type != "text":
-            raise ApiError(400, f"{at}: a turn of the {turn.role} has no {block.type} block", param=at)
+            raise ApiError(400, f"{at}: a turn of the {turn.role} has no {block.type} block")
         if block.type == "text":
             parts.append({"type": "text", "text": _needed(block.text, at, "text")})
         elif block.type == "image":
@@ -171,14 +171,14 @@ def _messages(turn: Turn, where: str) -> Iterator[dict[str, Any]]:
 
 def _needed(value: Any, where: str, name: str) -> Any:
     if value is None:
-        raise ApiError(400, f"{where}.{name}: is missing", param=f"{where}.{name}")
+        raise ApiError(400, f"{where}.{name}: is missing")
     return value
 
 
 def _texts(parts: list[dict[str, Any]], where: str) -> str:
     for part in parts:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ApiError(400, f"{where}: only text is read here", param=where)
+            raise ApiError(400, f"{where}: only text is read here")
     return "\n".join(part["text"] for part in parts)
 
 

@@ -114,7 +114,7 @@ class OllamaChat(OllamaBody):
 
     def as_chat(self) -> dict[str, Any]:
         tools = [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
-        messages = [_message(one, f"messages.{i}", i) for i, one in enumerate(self.messages)]
+        messages = [_message(one, f"messages.{i}.", i) for i, one in enumerate(self.messages)]
         return {**self.shared(), **self.effort(), "messages": messages, **({"tools": tools} if tools else {})}
 
 
@@ -151,7 +151,7 @@ def _message(message: OllamaMessage, where: str, place: int) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content or ""}
     if message.images:
         text = [{"type": "text", "text": message.content}] if message.content else []
-        out["content"] = [*_images(message.images, f"{where}.images"), *text]
+        out["content"] = [*_images(message.images, f"{where}images"), *text]
     if message.thinking:
         out["reasoning_content"] = message.thinking
     if message.tool_calls:
@@ -178,7 +178,7 @@ def _images(images: list[str], where: str) -> list[dict[str, Any]]:
         try:
             head = base64.b64decode(data[:16], validate=True)
         except (binascii.Error, ValueError):
-            raise ApiError(400, f"{where}.{i}: is not base64", param=f"{where}.{i}") from None
+            raise ApiError(400, f"{where}.{i}: is not base64") from None
         kind = next((kind for start, kind in STARTS.items() if head.startswith(start)), "png")
         parts.append({"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}})
     return parts

@@ -27,7 +27,7 @@ from llmanac.web._responses_body import ResponsesBody
 from llmanac.web._service import Service
 from llmanac.web._wire import (
     UNREAD_BY_ASSISTANT,
-    UNSUPPORTED_BY_ASSISTANT,
+    UNSUPPORTED,
     WITHOUT_EFFECT,
     Body,
     CompletionBody,
@@ -154,7 +154,7 @@ def _bodies(service: Service) -> dict[str, Any]:
     if service.engine.tokenizer is not None:
         _bound_ids(schemas["DetokenizeBody"]["properties"]["tokens"], service.engine.tokenizer.vocab_size)
     if service.assistant is not None:
-        for name, neutral in UNSUPPORTED_BY_ASSISTANT.items():
+        for name, neutral in UNSUPPORTED["assistant"].items():
             chat["properties"][name] = {"enum": [None, *neutral], "description": "not supported"}
         for name in UNREAD_BY_ASSISTANT:
             chat["properties"][name]["description"] = "not read"

@@ -11,12 +11,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import capabilities
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
+from llmanac.tokenizers import Tokenizer
 from llmanac.web._errors import ApiError, Busy
 from llmanac.web._infill import Gap, InfillBody, InfillReply, gap_of
 from llmanac.web._logprobs import TokenTexts
@@ -29,6 +30,7 @@ from llmanac.web._wire import MAX_STRUCTURE, Body, CompletionBody, DetokenizeBod
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
 from llmanac.web.assistant import prompt_of, questions_of
 
+T = TypeVar("T", TokenizeBody, DetokenizeBody)
 FIXED = (
     *("messages", "tools", "add_generation_prompt", "continue_final_message", "continues", "until"),
     *("bos_token", "eos_token", "pad_token", "unk_token"),
@@ -48,11 +50,9 @@ def variables_of(body: ChatBody, template: str | None) -> tuple[dict[str, Any], 
     found, budget = dict(body.chat_template_kwargs or {}), body.thinking_budget
     for name in found:
         if name in FIXED or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-            message = f"chat_template_kwargs: {name[:60]!r} is no variable that a request may set"
-            raise ApiError(400, message, param="chat_template_kwargs")
+            raise ApiError(400, f"chat_template_kwargs: {name[:60]!r} is no variable that a request may set")
     if len(json.dumps(found)) > MAX_STRUCTURE:
-        message = f"chat_template_kwargs: more than {MAX_STRUCTURE:,} characters"
-        raise ApiError(400, message, param="chat_template_kwargs")
+        raise ApiError(400, f"chat_template_kwargs: more than {MAX_STRUCTURE:,} characters")
     effort, thinks = body.reasoning_effort, markers_of(template) is not None
     if budget is not None and not thinks:
         raise _without_thoughts("thinking_budget")
@@ -69,7 +69,7 @@ def variables_of(body: ChatBody, template: str | None) -> tuple[dict[str, Any], 
 
 def _without_thoughts(field: str) -> ApiError:
     message = f"{field}: this model's chat template has no thoughts; leave it out"
-    return ApiError(400, message, param=field, code="unsupported")
+    return ApiError(400, message, code="unsupported")
 
 
 def _reads(template: str | None, name: str) -> bool:
@@ -97,7 +97,7 @@ def blaming(name: str) -> Iterator[None]:
             code = error.code
             if error.field in (*Body.model_fields, "prompt", name):
                 name, message = name if error.field == "prompt" else str(error.field), error.reason
-        raise ApiError(400, f"{name}: {message}", param=name, code=code) from error
+        raise ApiError(400, f"{name}: {message}", code=code) from error
 
 
 def completion(service: Service, data: bytes, until: float) -> Prepared:
@@ -136,7 +136,7 @@ def completion_asked(
     prompts = body.prompts()
     if body.suffix:
         if len(prompts) != 1 or not isinstance(prompts[0], str) or body.echo:
-            raise ApiError(400, "suffix: goes with one prompt, a text, and without echo", param="suffix")
+            raise ApiError(400, "suffix: goes with one prompt, a text, and without echo")
         gap = gap_of(engine.tokenizer, prompts[0], body.suffix)
     if gap is not None:
         ends = options.get("stop_ids")  # none of them with ignore_eos
@@ -176,7 +176,7 @@ def chat_asked(
     body.check_messages(TOOL_ROLES if assistant is None else ROLES)
     messages, urls = body.conversation(), body.images()
     if urls and (assistant is not None or not capabilities(engine.model).sees):
-        raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
+        raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", code="unsupported")
     options = body.options(engine.eos_ids)
     options["adapter"] = adapter
     asked, tools, marker = structure_of(body), [], ""
@@ -208,7 +208,7 @@ def chat_asked(
 
                 if body.continue_final_message or body.add_generation_prompt is False:
                     field = "continue_final_message" if body.continue_final_message else "add_generation_prompt"
-                    raise ApiError(400, f"{field}: not with a model of images", param=field, code="unsupported")
+                    raise ApiError(400, f"{field}: not with a model of images", code="unsupported")
                 ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)
             else:
                 given |= {"continues": True} if body.continue_final_message else {}
@@ -248,13 +248,7 @@ def chat_asked(
 
 def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /tokenize, and what of the request was ignored."""
-    body = read(TokenizeBody, data)
-    body.check()
-    if body.model is not None:
-        service.adapter_of(body.model)
-    tokenizer = service.engine.tokenizer
-    if tokenizer is None:
-        raise ApiError(400, "this server has no tokenizer")
+    body, tokenizer = _of_tokenizer(service, TokenizeBody, data)
     check_length("prompt", [body.prompt])
     with blaming("prompt"):
         ids = [int(i) for i in tokenizer.encode(body.prompt, special="all" if body.parse_special else "never")]
@@ -266,18 +260,22 @@ def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any],
 
 def text_of_tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /detokenize: the text of the tokens, special tokens included."""
-    body = read(DetokenizeBody, data)
+    body, tokenizer = _of_tokenizer(service, DetokenizeBody, data)
+    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
+    if wrong is not None:
+        raise ApiError(400, f"tokens: {wrong} is not in the vocabulary of {tokenizer.vocab_size} tokens")
+    return {"prompt": tokenizer.decode(body.tokens)}, body.ignored()
+
+
+def _of_tokenizer(service: Service, kind: type[T], data: bytes) -> tuple[T, Tokenizer]:
+    """A body that asks for the tokenizer alone, checked, and the tokenizer."""
+    body, tokenizer = read(kind, data), service.engine.tokenizer
     body.check()
     if body.model is not None:
         service.adapter_of(body.model)
-    tokenizer = service.engine.tokenizer
     if tokenizer is None:
         raise ApiError(400, "this server has no tokenizer")
-    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
-    if wrong is not None:
-        message = f"tokens: {wrong} is not in the vocabulary of {tokenizer.vocab_size} tokens"
-        raise ApiError(400, message, param="tokens")
-    return {"prompt": tokenizer.decode(body.tokens)}, body.ignored()
+    return body, tokenizer
 
 
 def _text(prompt: str | list[int], texts: TokenTexts) -> str:
@@ -288,7 +286,7 @@ def _text(prompt: str | list[int], texts: TokenTexts) -> str:
 def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], until: float, **variables: Any) -> list[int]:
     """The conversation as token ids, ready for the assistant's turn."""
     if tokenizer is None or tokenizer.chat_template is None:
-        raise ApiError(400, f"messages: {NO_CHAT}", param="messages", code="no_chat_template")
+        raise ApiError(400, f"messages: {NO_CHAT}", code="no_chat_template")
     return list(tokenizer.chat_ids(messages, until=until, **variables))
 
 

@@ -39,7 +39,7 @@ def kept_reply(service: Service, name: str, field: str = "response_id") -> Kept:
     found = service.kept.get(name)
     if found is None:
         message = f"{field}: no response {name[:80]!r} is kept here; the latest ones are, with store, until a restart"
-        raise ApiError(404, message, param=field, code="response_not_found")
+        raise ApiError(404, message, code="response_not_found")
     return found
 
 

@@ -8,7 +8,7 @@ from llmanac.web._errors import ApiError
 from llmanac.web._wire import (
     MAX_COUNT,
     NAME,
-    UNSUPPORTED_RESPONSES,
+    UNSUPPORTED,
     ModelName,
     Seed,
     Sent,
@@ -90,7 +90,7 @@ class Reasoning(Sent):
 class ResponsesBody(Sent):
     """POST /v1/responses."""
 
-    unsupported: ClassVar[Unsupported] = UNSUPPORTED_RESPONSES
+    unsupported: ClassVar[Unsupported] = UNSUPPORTED["responses"]
 
     model: ModelName
     input: Text | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -145,7 +145,7 @@ class ResponsesBody(Sent):
         format = self.text.format if self.text is not None else None
         if format is not None and format.type == "json_schema":
             if format.schema_ is None:
-                raise ApiError(400, "text.format.schema: is missing", param="text.format.schema")
+                raise ApiError(400, "text.format.schema: is missing")
             named_schema = {"name": format.name or "answer", "schema": format.schema_}
             found["response_format"] = {"type": "json_schema", "json_schema": named_schema}
         elif format is not None:
@@ -160,17 +160,17 @@ def _messages(items: list[Item]) -> list[dict[str, Any]]:
         at = f"input.{i}"
         if item.type == "message":
             if item.role is None or item.content is None:
-                raise ApiError(400, f"{at}: a message needs role and content", param=at)
+                raise ApiError(400, f"{at}: a message needs role and content")
             out.append({"role": item.role, "content": _content(item.content, at)})
         elif item.type == "function_call":
             if item.call_id is None or item.name is None or item.arguments is None:
-                raise ApiError(400, f"{at}: a function call needs call_id, name and arguments", param=at)
+                raise ApiError(400, f"{at}: a function call needs call_id, name and arguments")
             function = {"name": item.name, "arguments": item.arguments}
             call = {"id": item.call_id, "type": "function", "function": function}
             out.append({"role": "assistant", "content": None, "tool_calls": [call]})
         elif item.type == "function_call_output":
             if item.call_id is None or item.output is None:
-                raise ApiError(400, f"{at}: the output of a call needs call_id and output", param=at)
+                raise ApiError(400, f"{at}: the output of a call needs call_id and output")
             out.append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output, at)})
         else:
             parts = item.content if isinstance(item.content, list) else item.summary or []
@@ -188,7 +188,7 @@ def _content(given: str | list[ItemPart], where: str) -> Any:
     parts = []
     for part in given:
         if part.type == "input_image" and part.image_url is None:
-            raise ApiError(400, f"{where}.content: an image needs image_url, a data URL", param=f"{where}.content")
+            raise ApiError(400, f"{where}.content: an image needs image_url, a data URL")
         url = {"type": "image_url", "image_url": {"url": part.image_url}}
         parts.append(url if part.type == "input_image" else {"type": "text", "text": part.text or ""})
     return parts

@@ -94,7 +94,7 @@ def plain_name(name: str) -> str:
 def unknown_model(name: str, names: Iterable[str]) -> ApiError:
     """The error of a request for a model that is not served."""
     message = f"model: no model is called {name[:100]!r} here; this server has {', '.join(map(repr, names))}"
-    return ApiError(404, message, param="model", code="model_not_found")
+    return ApiError(404, message, code="model_not_found")
 
 
 @dataclass(frozen=True)

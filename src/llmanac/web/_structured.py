@@ -43,7 +43,7 @@ def structure_of(body: Body) -> tuple[str, dict[str, Any]] | None:
         option = {"schema": {"type": "object"}}
     elif asked is not None and asked.type == "json_schema":
         if asked.json_schema is None:
-            raise ApiError(400, "response_format.json_schema: is missing", param="response_format.json_schema")
+            raise ApiError(400, "response_format.json_schema: is missing")
         field = "response_format.json_schema.schema"
         option = {"schema": _schema(asked.json_schema.schema_, field)}
     given = body.structured_outputs
@@ -51,14 +51,14 @@ def structure_of(body: Body) -> tuple[str, dict[str, Any]] | None:
         names = [name for name in FORMS if getattr(given, name) is not None]
         if len(names) != 1 or option is not None:
             message = "structured_outputs: give one of json, regex, grammar and choice, and no other response_format"
-            raise ApiError(400, message, param="structured_outputs")
+            raise ApiError(400, message)
         field, option = f"structured_outputs.{names[0].rstrip('_')}", _structured(names[0], getattr(given, names[0]))
     if option is None:
         return None
     size = max(len(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in option.values())
     if size > MAX_STRUCTURE:
         message = f"{field}: {size:,} characters are more than the {MAX_STRUCTURE:,} that it may have"
-        raise ApiError(400, message, param=field, code="structure_too_large")
+        raise ApiError(400, message, code="structure_too_large")
     return field, option
 
 
@@ -78,8 +78,7 @@ def calls_structure(
     name = chosen.function.name if isinstance(chosen, ChosenTool) else None
     most = 1 if name is not None or body.parallel_tool_calls is False else None
     if free and asked is not None and "schema" not in asked[1]:
-        message = f"{asked[0]}: with tools only JSON by a schema can be asked for; leave one of them out"
-        raise ApiError(400, message, param=asked[0])
+        raise ApiError(400, f"{asked[0]}: with tools only JSON by a schema can be asked for; leave one of them out")
     try:
         calls = calls_grammar(tools, form, name=name, most=most, marked=free and asked is None and bool(marker))
         if not free or (asked is None and marker):
@@ -126,7 +125,7 @@ def constrain(
         made = constraint_of({**option, "shown_ids": shown}, tokenizer, ends, size, known)
     except (LlmanacError, RecursionError) as error:
         message = error.reason if isinstance(error, LlmanacError) and error.field in OPTIONS else str(error)
-        raise ApiError(400, f"{field}: {message}", param=field) from error
+        raise ApiError(400, f"{field}: {message}") from error
     finally:
         service.compiling.release()
     assert made is not None and tokenizer is not None
@@ -186,16 +185,14 @@ def _structured(name: str, value: Any) -> dict[str, Any]:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                message = "structured_outputs.json: is not JSON"
-                raise ApiError(400, message, param="structured_outputs.json") from None
+                raise ApiError(400, "structured_outputs.json: is not JSON") from None
         if not isinstance(value, (dict, bool)):
-            message = "structured_outputs.json: expected a schema, an object"
-            raise ApiError(400, message, param="structured_outputs.json")
+            raise ApiError(400, "structured_outputs.json: expected a schema, an object")
         return {"schema": _schema(value, "structured_outputs.json")}
     return {name: value}
 
 
 def _schema(value: dict[str, Any] | bool, field: str) -> dict[str, Any]:
     if value is False:
-        raise ApiError(400, f"{field}: no value satisfies it", param=field)
+        raise ApiError(400, f"{field}: no value satisfies it")
     return {} if value is True else value

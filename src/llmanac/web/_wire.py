@@ -32,12 +32,7 @@ MAX_INPUTS = 2048  # texts to embed
 
 _FIELDS = tomllib.loads(Path(__file__).with_name("fields.toml").read_text("utf-8"))
 Unsupported = Mapping[str, Sequence[Any]]  # name -> the values that request nothing; null is always one of them
-UNSUPPORTED: Unsupported = _FIELDS["unsupported"]["both"]
-UNSUPPORTED_COMPLETION: Unsupported = _FIELDS["unsupported"]["completion"]
-UNSUPPORTED_CHAT: Unsupported = _FIELDS["unsupported"]["chat"]
-UNSUPPORTED_MESSAGE: Unsupported = _FIELDS["unsupported"]["message"]
-UNSUPPORTED_BY_ASSISTANT: Unsupported = _FIELDS["unsupported"]["assistant"]
-UNSUPPORTED_RESPONSES: Unsupported = _FIELDS["unsupported"]["responses"]
+UNSUPPORTED: Mapping[str, Unsupported] = _FIELDS["unsupported"]
 UNREAD_BY_ASSISTANT: list[str] = _FIELDS["unread_by_assistant"]
 WITHOUT_EFFECT: list[str] = _FIELDS["without_effect"]
 
@@ -86,7 +81,7 @@ def refuse(fields: Mapping[str, Any], unsupported: Unsupported, where: str = "")
         if neutral is None or value is None or any(same(value, v) for v in neutral):
             continue
         path = where + name
-        raise ApiError(400, f"{path}: not supported by this server; leave it out", param=path, code="unsupported")
+        raise ApiError(400, f"{path}: not supported by this server; leave it out", code="unsupported")
 
 
 def header_of(ignored: list[str]) -> dict[str, str]:
@@ -228,12 +223,11 @@ class Body(Sampling):
         if self.stream_options is not None:
             self.stream_options.check("stream_options.")
         if self.best_of is not None and self.best_of < (self.n or 1):
-            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
+            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}")
         if self.stream and self.best_of is not None and self.best_of > (self.n or 1):
-            raise ApiError(400, "best_of: the best are known at the end only; leave out stream", param="best_of")
+            raise ApiError(400, "best_of: the best are known at the end only; leave out stream")
         if self.stream and self.prompt_logprobs is not None:
-            message = "prompt_logprobs: not in a stream; leave out one of the two"
-            raise ApiError(400, message, param="prompt_logprobs")
+            raise ApiError(400, "prompt_logprobs: not in a stream; leave out one of the two")
 
     def ignored(self) -> list[str]:
         unread = ["stream_options"] if self.stream_options and not self.stream else []
@@ -266,7 +260,7 @@ class Body(Sampling):
 class CompletionBody(Body):
     """POST /v1/completions."""
 
-    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_COMPLETION}
+    unsupported: ClassVar = {**UNSUPPORTED["both"], **UNSUPPORTED["completion"]}
 
     prompt: Annotated[
         Text
@@ -285,7 +279,7 @@ class CompletionBody(Body):
         one = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
         prompts: list[Any] = [self.prompt] if one else list(self.prompt)
         if len(prompts) * max(self.n or 1, self.best_of or 1) > MAX_ROWS:
-            raise ApiError(400, f"prompt: more than {MAX_ROWS} completions in one request; send fewer", param="prompt")
+            raise ApiError(400, f"prompt: more than {MAX_ROWS} completions in one request; send fewer")
         check_length("prompt", prompts)
         return prompts
 
@@ -343,4 +337,4 @@ def check_length(field: str, texts: list[Any]) -> None:
     size = sum(map(len, texts))
     if size > MAX_TEXT:
         message = f"{field}: {size:,} characters or token ids are more than the {MAX_TEXT:,} of one request; send less"
-        raise ApiError(400, message, param=field, code="text_too_long")
+        raise ApiError(400, message, code="text_too_long")

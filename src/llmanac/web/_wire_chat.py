@@ -13,9 +13,6 @@ from llmanac.web._wire import (
     NAME,
     UNREAD_BY_ASSISTANT,
     UNSUPPORTED,
-    UNSUPPORTED_BY_ASSISTANT,
-    UNSUPPORTED_CHAT,
-    UNSUPPORTED_MESSAGE,
     Body,
     Count,
     Sent,
@@ -64,7 +61,7 @@ class ToolCall(Sent):
 
 
 class Message(Sent):
-    unsupported: ClassVar = UNSUPPORTED_MESSAGE
+    unsupported: ClassVar = UNSUPPORTED["message"]
 
     role: Annotated[str, WithJsonSchema({"type": "string", "enum": list(ROLES)})]
     content: Text | list[Part] | None = None
@@ -76,20 +73,17 @@ class Message(Sent):
         super().check(where)
         if self.role not in roles:
             message = f"{where}role: {self.role[:60]!r} is not supported by this server; use one of {', '.join(roles)}"
-            raise ApiError(400, message, param=f"{where}role")
+            raise ApiError(400, message)
         if self.tool_calls and (self.role != "assistant" or "tool" not in roles):
             message = f"{where}tool_calls: only messages of the role assistant have it, where the model can call tools"
-            raise ApiError(400, message, param=f"{where}tool_calls", code="unsupported")
+            raise ApiError(400, message, code="unsupported")
         if self.reasoning_content and self.role != "assistant":
-            message = f"{where}reasoning_content: only messages of the role assistant have it"
-            raise ApiError(400, message, param=f"{where}reasoning_content")
+            raise ApiError(400, f"{where}reasoning_content: only messages of the role assistant have it")
         for part in self.content if isinstance(self.content, list) else ():
             if not part.known:
-                message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
-                raise ApiError(400, message, param=f"{where}content")
+                raise ApiError(400, f"{where}content: {part.type[:60]!r} parts are not supported; send text")
             if part.image_url is not None and self.role != "user":
-                message = f"{where}content: only messages of the user have images"
-                raise ApiError(400, message, param=f"{where}content", code="unsupported")
+                raise ApiError(400, f"{where}content: only messages of the user have images", code="unsupported")
         for i, call in enumerate(self.tool_calls or ()):
             call.check(f"{where}tool_calls.{i}.")
 
@@ -127,7 +121,7 @@ def _arguments(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ApiError(400, f"{where}: is not a JSON object", param=where)
+        raise ApiError(400, f"{where}: is not a JSON object")
     return found
 
 
@@ -167,7 +161,7 @@ class AllowedChoice(Sent):
 class ChatBody(Body):
     """POST /v1/chat/completions."""
 
-    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_CHAT}
+    unsupported: ClassVar = {**UNSUPPORTED["both"], **UNSUPPORTED["chat"]}
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
@@ -186,25 +180,21 @@ class ChatBody(Body):
     def check(self, where: str = "") -> None:
         super().check(where)
         if None not in (self.max_tokens, self.max_completion_tokens):
-            message = "max_completion_tokens: give this or max_tokens, not both"
-            raise ApiError(400, message, param="max_completion_tokens")
+            raise ApiError(400, "max_completion_tokens: give this or max_tokens, not both")
         if self.continue_final_message and self.add_generation_prompt:
-            message = "continue_final_message: not together with add_generation_prompt"
-            raise ApiError(400, message, param="continue_final_message")
+            raise ApiError(400, "continue_final_message: not together with add_generation_prompt")
         if self.continue_final_message and self.messages[-1].role != "assistant":
-            message = "continue_final_message: the last message is not the assistant's"
-            raise ApiError(400, message, param="continue_final_message")
+            raise ApiError(400, "continue_final_message: the last message is not the assistant's")
         if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
+            raise ApiError(400, "top_logprobs: needs logprobs to be true")
         names = [tool.function.name for tool in self.tools or ()]
         chosen = self.chosen
         if len(set(names)) < len(names):
-            raise ApiError(400, "tools: two functions have the same name", param="tools")
+            raise ApiError(400, "tools: two functions have the same name")
         if chosen not in (None, "none", "auto") and not names:
-            raise ApiError(400, "tool_choice: there are no tools to choose from", param="tool_choice")
+            raise ApiError(400, "tool_choice: there are no tools to choose from")
         if (unknown := next((name for name in self._named if name not in names), None)) is not None:
-            message = f"tool_choice: no function is called {unknown[:60]!r}"
-            raise ApiError(400, message, param="tool_choice")
+            raise ApiError(400, f"tool_choice: no function is called {unknown[:60]!r}")
 
     def check_messages(self, roles: tuple[str, ...]) -> None:
         """Raise ApiError for a message that this server's model does not take."""
@@ -259,7 +249,8 @@ class ChatBody(Body):
             history: whether it reads the user's earlier messages.
         """
         sent = {name: getattr(self, name) for name in UNREAD_BY_ASSISTANT}
-        refuse(self.model_dump(include=set(UNSUPPORTED_BY_ASSISTANT), exclude_none=True), UNSUPPORTED_BY_ASSISTANT)
+        refused = UNSUPPORTED["assistant"]
+        refuse(self.model_dump(include=set(refused), exclude_none=True), refused)
         yield from (name for name in UNREAD_BY_ASSISTANT if sent[name] is not None)
         roles = ["system" if m.role == "developer" else m.role for m in self.messages]
         yield from (f"messages[role={role}]" for role in ("system", "assistant") if role in roles)

@@ -21,9 +21,7 @@ def questions_of(messages: Sequence[Mapping[str, str]]) -> list[str]:
     """The user's messages that are not blank: the question is the last. Raises ApiError where there is none."""
     questions = [m["content"] for m in messages if m["role"] == "user" and m["content"].strip()]
     if not questions:
-        raise ApiError(
-            400, "messages: the assistant answers the last user message, and there is none", param="messages"
-        )
+        raise ApiError(400, "messages: the assistant answers the last user message, and there is none")
     return questions
 
 

@@ -54,7 +54,7 @@ def create_rating_app(store: RatingStore, *, token: str, hosts: Hosts | None = N
     async def task(http: Request) -> Response:
         number = http.query_params.get("number")
         if number is not None and not (number.isascii() and number.isdigit() and len(number) < 10):
-            raise ApiError(400, f"number: {number[:40]!r} is not a number from 0", param="number")
+            raise ApiError(400, f"number: {number[:40]!r} is not a number from 0")
         found = await asyncio.to_thread(
             called, store.shown, _rater(http.query_params.get("rater")), None if number is None else int(number)
         )
@@ -82,7 +82,7 @@ def _rater(name: Any) -> str:
     """Raises ApiError for what is no name."""
     text = name.strip() if isinstance(name, str) else ""
     if not text or len(text) > MOST_NAME or not text.isprintable():
-        raise ApiError(400, f"rater: give a name of 1 to {MOST_NAME} printable characters", param="rater")
+        raise ApiError(400, f"rater: give a name of 1 to {MOST_NAME} printable characters")
     return text
 
 

@@ -8,7 +8,7 @@ stream that merely ends for a whole answer.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from llmanac.generate.engine import Engine
 from llmanac.web import _errors, _messages, _ollama, _openapi, _prepare, _responses
 from llmanac.web._embeddings import reranked, vectors
 from llmanac.web._errors import ApiError
-from llmanac.web._service import Service, plain_name, unknown_model
+from llmanac.web._service import Prepared, Service, plain_name, unknown_model
 from llmanac.web._wire import header_of
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts
@@ -123,37 +123,43 @@ def about(http: Request) -> Served:
     return found
 
 
-def _api_routes(app: FastAPI) -> None:
-    @app.post("/v1/completions")
-    async def completions(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _prepare.completion))
+# pages that read a body: what makes of it a job or a reply, and the pool of the service where it does so
+POSTS: dict[str, tuple[Callable[[Service, bytes, float], Any], str]] = {
+    "/v1/completions": (_prepare.completion, "pool"),
+    "/v1/chat/completions": (_prepare.chat, "templates"),
+    "/v1/embeddings": (vectors, "embeddings"),
+    "/v1/rerank": (reranked, "embeddings"),
+    "/infill": (_prepare.infill, "pool"),
+    "/v1/responses": (_responses.responses, "templates"),
+    "/v1/messages": (_messages.messages, "templates"),
+    "/v1/messages/count_tokens": (_messages.count, "templates"),
+    "/api/chat": (_ollama.chat, "templates"),
+    "/api/generate": (_ollama.generate, "templates"),
+    "/api/embed": (_ollama.embed, "embeddings"),
+    "/api/show": (_ollama.show, "pool"),
+    "/tokenize": (_prepare.tokens, "pool"),
+    "/detokenize": (_prepare.text_of_tokens, "pool"),
+}
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(http: Request) -> Response:
+
+def _post(app: FastAPI, path: str, prepare: Callable[[Service, bytes, float], Any], pool: str) -> None:
+    @app.post(path)
+    async def answer(http: Request) -> Response:
         service = of(http)
-        return await service.respond(http, await service.read(http, _prepare.chat, service.templates))
+        found = await service.read(http, prepare, getattr(service, pool))
+        if isinstance(found, Prepared):
+            return await service.respond(http, found)
+        reply, ignored = found
+        return JSONResponse(reply, headers=header_of(ignored))
+
+
+def _api_routes(app: FastAPI) -> None:
+    for path, (prepare, pool) in POSTS.items():
+        _post(app, path, prepare, pool)
 
     @app.get("/v1/models")
     async def models(http: Request) -> dict[str, Any]:
         return {"object": "list", "data": about(http).cards()}
-
-    @app.post("/v1/embeddings")
-    async def embeddings(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, vectors, service.embeddings)
-        return JSONResponse(reply, headers=header_of(ignored))
-
-    @app.post("/v1/rerank")
-    async def rerank(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, reranked, service.embeddings)
-        return JSONResponse(reply, headers=header_of(ignored))
-
-    @app.post("/infill")
-    async def infill(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _prepare.infill))
 
     @app.get("/v1/models/{name:path}")
     async def model(http: Request, name: str) -> dict[str, Any]:
@@ -166,11 +172,6 @@ def _api_routes(app: FastAPI) -> None:
 def _dialect_routes(app: FastAPI) -> None:
     """The same model in the forms of other APIs."""
 
-    @app.post("/v1/responses")
-    async def responses(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _responses.responses, service.templates))
-
     @app.api_route("/v1/responses/{name}", methods=["GET", "DELETE"])
     async def kept_response(http: Request, name: str) -> dict[str, Any]:
         service = of(http)
@@ -179,39 +180,6 @@ def _dialect_routes(app: FastAPI) -> None:
             return reply
         service.kept.forget(name)
         return {"id": name, "object": "response", "deleted": True}
-
-    @app.post("/v1/messages")
-    async def messages(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _messages.messages, service.templates))
-
-    @app.post("/v1/messages/count_tokens")
-    async def count_tokens(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, _messages.count, service.templates)
-        return JSONResponse(reply, headers=header_of(ignored))
-
-    @app.post("/api/chat")
-    async def ollama_chat(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _ollama.chat, service.templates))
-
-    @app.post("/api/generate")
-    async def ollama_generate(http: Request) -> Response:
-        service = of(http)
-        return await service.respond(http, await service.read(http, _ollama.generate, service.templates))
-
-    @app.post("/api/embed")
-    async def ollama_embed(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, _ollama.embed, service.embeddings)
-        return JSONResponse(reply, headers=header_of(ignored))
-
-    @app.post("/api/show")
-    async def ollama_show(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, _ollama.show)
-        return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/api/tags")
     @app.get("/api/ps")
@@ -245,18 +213,6 @@ def _other_routes(app: FastAPI) -> None:
     @app.get("/", response_class=HTMLResponse)
     async def page(http: Request) -> HTMLResponse:
         return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": PAGE_POLICY})
-
-    @app.post("/tokenize")
-    async def tokenize(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, _prepare.tokens)
-        return JSONResponse(reply, headers=header_of(ignored))
-
-    @app.post("/detokenize")
-    async def detokenize(http: Request) -> Response:
-        service = of(http)
-        reply, ignored = await service.read(http, _prepare.text_of_tokens)
-        return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/tokenizer_info")
     async def tokenizer_info(http: Request) -> dict[str, Any]:

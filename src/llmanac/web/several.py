@@ -197,7 +197,7 @@ class Several:
             known = isinstance(error, LlmanacError)  # and says what is wrong with which file
             log.error("%s cannot be loaded: %s", slot.name, error, exc_info=None if known else error)
             message = f"model: {slot.name!r} cannot be loaded; the server's log says why"
-            return ApiError(503, message, param="model", code="model_not_loaded")
+            return ApiError(503, message, code="model_not_loaded")
         finally:
             slot.coming = None
 
