@@ -64,7 +64,7 @@ def test_generate_says_what_became_of_the_drafts(places, capsys):
         (["small"], r"270 tokens, the model has 280; both must have the same tokens"),
         (["model"], r"--draft model: give the draft model itself"),
         (["./nowhere"], r"--draft \./nowhere: no such folder.*drafters without a model: prompt-lookup"),
-        (["prompt-lookup", "--draft-tokens", "0"], r"tokens: 0 is not between 1 and 64"),
+        (["prompt-lookup", "--draft-tokens", "0"], r"tokens: 0 must be from 1 to 64"),
         ([None, "--draft-tokens", "2"], r"--draft-tokens: there is no drafter; give --draft too"),
     ],
     ids=["other tokens", "fewer tokens", "no path", "no folder", "no tokens", "no drafter"],

@@ -290,8 +290,13 @@ def test_rounding_changes_a_draw_only_at_a_near_tie():
 def test_bad_choices_are_refused():
     from llmanac.core.errors import SpecError
 
-    for bad in (lambda: top_k.Spec(k=0), lambda: top_p.Spec(p=1.1), lambda: temperature.Spec(temperature=0.0)):
-        with pytest.raises(SpecError, match=r"is not"):
+    for bad, why in (
+        (lambda: top_k.Spec(k=0), "k: 0 must be at least 1"),
+        (lambda: top_p.Spec(p=1.1), "p: 1.1 must be from 0 to 1"),
+        (lambda: top_p.Spec(p=float("nan")), "p: nan must be from 0 to 1"),
+        (lambda: temperature.Spec(temperature=0.0), "temperature: 0.0 is not above 0"),
+    ):
+        with pytest.raises(SpecError, match=why):
             bad()
 
 

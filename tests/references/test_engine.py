@@ -208,7 +208,7 @@ def test_empty_prompt_starts_from_the_beginning_of_text():
         ({"temperature": -0.1}, "temperature: -0.1 is not at least 0"),
         ({"temperature": float("nan")}, "not a finite number"),
         ({"top_k": 0}, "top_k: 0"),
-        ({"top_p": 1.5}, "top_p: 1.5 is not between 0 and 1"),
+        ({"top_p": 1.5}, "top_p: 1.5 must be from 0 to 1"),
         ({"n": 0}, "n: 0"),
         ({"stop": [""]}, "stop: ''"),
         ({"stop": [3]}, "stop: 3"),

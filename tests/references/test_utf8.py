@@ -123,7 +123,7 @@ def test_errors_say_what_to_do(tmp_path, ours):
         ({"special_tokens": ["<s>", "<s>"]}, "special_tokens.1: '<s>' is given twice"),
         ({"special_tokens": [""]}, "special_tokens.0: '' is empty"),
         ({"special_tokens": ["<\ud800>"]}, "special_tokens.0: .* holds a surrogate"),
-        ({"extra_ids": -1}, "extra_ids: -1 is not between"),
+        ({"extra_ids": -1}, "extra_ids: -1 must be from 0 to"),
         ({"extra_ids": 3, "special_tokens": ["<extra_id_2>"]}, "'<extra_id_2>' is also one of the 3 extra ids"),
         ({"eos": "</t>"}, "eos: '</t>' is not among special_tokens"),
     ]

@@ -200,7 +200,7 @@ def read_lora(model: Any, adapter: AdapterFiles) -> LoRA:
         for name in sources:
             sizes[name] = int(own), float(adapter.pattern("alpha_pattern", theirs) or alpha)
             shared[name] = theirs
-    values = _values(model, tensors, products, weights)
+    values = _values(tensors, products, weights)
     copied = _copies(model, copies, chosen, adapter, tensors)
     rows = {}
     for theirs, name in tokens.items():
@@ -278,7 +278,7 @@ def _finite(weights: Weights, name: str) -> Tensor:
 
 
 def _values(
-    model: Any, tensors: Mapping[str, Mapping[str, str]], products: Mapping[str, Any], weights: Weights
+    tensors: Mapping[str, Mapping[str, str]], products: Mapping[str, Any], weights: Weights
 ) -> dict[str, Tensor]:
     """Our parameters' values by name."""
     values: dict[str, Tensor] = {}

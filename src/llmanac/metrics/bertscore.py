@@ -34,7 +34,6 @@ CARD = {
     "title": "BERTScore",
     "paper": "Zhang et al. 2020, arXiv:1904.09675",
     "reference": "bert-score with the same model and layer",
-    "test": "tests/references/test_bertscore.py::test_scores_equal_bert_score",
     "aliases": {"bertscore-idf": {"weights": "idf"}},
 }
 PAIRS = 1024  # whose hidden states are held at a time

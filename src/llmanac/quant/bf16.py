@@ -24,7 +24,6 @@ CARD = {
     "paper": "https://arxiv.org/abs/1905.12322",
     "reference": "torch: the cast weights, to the bit",
     "aliases": {"fp16": {"dtype": "float16"}},
-    "test": "tests/references/test_quantizers.py::test_half_precision_is_a_cast",
 }
 
 

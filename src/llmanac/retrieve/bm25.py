@@ -33,7 +33,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, NOT_NEGATIVE, within
 from llmanac.retrieve import Hit, RetrieverSpec
 from llmanac.retrieve._index import load_index, save_index
 from llmanac.retrieve._vocabulary import Vocabulary
@@ -76,11 +76,7 @@ class Spec(RetrieverSpec):
     epsilon: float = 0.25
     analyzer: Analyzer = "code"
 
-    def __post_init__(self) -> None:
-        if self.k1 < 0 or not 0 <= self.b <= 1:
-            raise SpecError(f"k1 must be 0 or more and b between 0 and 1, got k1={self.k1}, b={self.b}")
-        if self.delta < 0:
-            raise SpecError(f"delta: {self.delta} must be 0 or more")
+    ranges = within(NOT_NEGATIVE, "k1 delta") | within(FRACTION, "b")
 
     def build(self, *, texts: Sequence[str] = ()) -> BM25:
         return BM25(texts, self)

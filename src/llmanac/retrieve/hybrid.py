@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.retrieve import Hit, RetrieverSpec, bm25, dense
 
 CARD = {
@@ -42,10 +43,11 @@ class Spec(RetrieverSpec):
     k: float = 60.0
     depth: int = 100
 
+    ranges = within(NOT_NEGATIVE, "k weights") | within(COUNT, "depth")
+
     def __post_init__(self) -> None:
-        if self.k < 0 or self.depth < 1:
-            raise SpecError(f"k, depth: k must be 0 or more and depth 1 or more, got k={self.k}, depth={self.depth}")
-        if len(self.weights) != 2 or min(self.weights) < 0:
+        super().__post_init__()
+        if len(self.weights) != 2:
             raise SpecError(f"weights: expected two numbers of 0 or more, got {self.weights}")
 
     def build(self, *, texts: Sequence[str] = (), **dims: Any) -> Hybrid:

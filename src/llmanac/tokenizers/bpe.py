@@ -32,7 +32,6 @@ CARD = {
     "title": "Byte-level byte-pair encoding",
     "paper": "Sennrich, Haddow, Birch 2016, Neural Machine Translation of Rare Words with Subword Units, section 3.2",
     "reference": "tokenizers.trainers.BpeTrainer and tokenizers.models.BPE; tiktoken",
-    "aliases": {},
 }
 
 

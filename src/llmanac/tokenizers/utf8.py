@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE, NO_MERGES
@@ -59,14 +60,14 @@ class Spec(TokenizerSpec):
     extra_ids: int = 0
     chat_template: str | None = None
 
+    ranges = within(Range(0, (1 << 20) - 1), "extra_ids")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_special_tokens(self.special_tokens)
         for i, text in enumerate(self.special_tokens):
             if text in BYTES:
                 raise SpecError(f"special_tokens.{i}: {text!r} is how a vocabulary writes a byte; use a longer text")
-        if not 0 <= self.extra_ids < 1 << 20:
-            raise SpecError(f"extra_ids: {self.extra_ids} is not between 0 and {(1 << 20) - 1}")
         taken = set(self.special_tokens) & set(sentinels(self.extra_ids))
         if taken:
             raise SpecError(f"special_tokens: {min(taken)!r} is also one of the {self.extra_ids} extra ids")

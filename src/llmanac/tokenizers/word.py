@@ -25,7 +25,6 @@ CARD = {
     "title": "Words with a frequency cut-off",
     "paper": "Luong et al. 2015, Addressing the Rare Word Problem in Neural Machine Translation, section 3",
     "reference": "tokenizers.models.WordLevel and tokenizers.trainers.WordLevelTrainer",
-    "aliases": {},
 }
 
 

@@ -321,7 +321,6 @@ class TrainingWorker:
         live = [(p, g) for n, p in self.places if n in self.shapes and (g := self.parameters[n].grad) is not None]
         norms = torch._foreach_norm([grad for _, grad in live]) if live else []
         square = sum(float(norm) ** 2 / self._copies(p) for norm, (p, _) in zip(norms, live, strict=True))
-        self.local_loss = local.loss
         names = sorted(local.metrics)
         values = [local.loss * counts, local.units * counts, sums.tokens * counts, square]
         total = torch.tensor(values + [local.metrics[n] * counts for n in names], dtype=torch.float64)

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import RequestError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import Batch
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, RowTokens, Sequences, largest, nothing
 from llmanac.models.layers import Embedding, Linear
@@ -72,11 +73,7 @@ class Fudge(DecodingSpec):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise SpecError(f"k: {self.k} is not at least 1")
-        if not 0 <= self.weight < float("inf"):
-            raise SpecError(f"weight: {self.weight} is not a number from 0 on")
+    ranges = within(COUNT, "k") | within(NOT_NEGATIVE, "weight")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         known: weakref.WeakKeyDictionary[RowTokens, tuple[int, Tensor]] = weakref.WeakKeyDictionary()

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, Range, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, gather, greedy, largest
 
 Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/requests.py`
@@ -44,9 +45,6 @@ CARD = {
     "test": "tests/references/test_beam.py::test_sequences_and_scores_equal_transformers",
 }
 
-MOST_BEAMS = 1024
-LARGEST_PENALTY = 10.0  # powers of a length stay far from overflow
-
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(DecodingSpec):
@@ -61,15 +59,13 @@ class Spec(DecodingSpec):
     length_form: Literal["power", "gnmt"] = "power"
     early_stopping: Literal["heuristic", "first", "never"] = "heuristic"
 
+    ranges = within(Range(1, 1024), "beams") | within(COUNT, "groups") | within(NOT_NEGATIVE, "diversity")
+    ranges |= within(Range(-10, 10), "length_penalty")  # powers of a length stay far from overflow
+
     def __post_init__(self) -> None:
-        if not 1 <= self.beams <= MOST_BEAMS:
-            raise SpecError(f"beams: {self.beams} is not between 1 and {MOST_BEAMS}")
-        if self.groups < 1 or self.beams % self.groups:
+        super().__post_init__()
+        if self.beams % self.groups:
             raise SpecError(f"groups: {self.groups} does not divide the {self.beams} beams")
-        if not (math.isfinite(self.diversity) and self.diversity >= 0):
-            raise SpecError(f"diversity: {self.diversity} is not at least 0")
-        if not abs(self.length_penalty) <= LARGEST_PENALTY:
-            raise SpecError(f"length_penalty: {self.length_penalty} is not between -10 and 10")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         """What one beam takes: its best token."""

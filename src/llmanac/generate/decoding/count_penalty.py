@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -31,10 +31,7 @@ class Spec(DecodingSpec):
     presence: float = 0.0
     frequency: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name in ("presence", "frequency"):
-            if not -2 <= getattr(self, name) <= 2:
-                raise SpecError(f"{name}: {getattr(self, name)} is not between -2 and 2")
+    ranges = within(Range(-2, 2), "presence frequency")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         presence, frequency = self.presence, self.frequency

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, cut
 
 CARD = {
@@ -27,9 +27,7 @@ class Spec(DecodingSpec):
 
     m: float = 0.05
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.m <= 1:
-            raise SpecError(f"m: {self.m} is not between 0 and 1")
+    ranges = within(FRACTION, "m")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         if self.m == 0:

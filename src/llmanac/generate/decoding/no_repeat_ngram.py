@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "N-gram blocking",
     "paper": "https://arxiv.org/abs/1705.04304",
     "reference": "transformers NoRepeatNGramLogitsProcessor",
-    "test": "tests/references/test_decoding_methods.py::test_no_repeat_ngram_equals_transformers",
 }
 
 
@@ -29,9 +28,7 @@ class Spec(DecodingSpec):
     reads_text: ClassVar[bool] = True
     n: int = 3
 
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise SpecError(f"n: {self.n} is not at least 1")
+    ranges = within(COUNT, "n")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         n = self.n

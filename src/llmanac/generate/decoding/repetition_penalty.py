@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "Repetition penalty",
     "paper": "https://arxiv.org/abs/1909.05858",
     "reference": "transformers RepetitionPenaltyLogitsProcessor",
-    "test": "tests/references/test_decoding_methods.py::test_repetition_penalty_equals_transformers",
 }
 
 
@@ -29,9 +28,7 @@ class Spec(DecodingSpec):
     reads_text: ClassVar[bool] = True
     penalty: float = 1.2
 
-    def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise SpecError(f"penalty: {self.penalty} is not above 0")
+    ranges = within(POSITIVE, "penalty")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         penalty = self.penalty

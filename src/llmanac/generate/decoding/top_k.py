@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, cut
 
 CARD = {
@@ -28,9 +28,7 @@ class Spec(DecodingSpec):
 
     k: int = 50
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise SpecError(f"k: {self.k} is not at least 1")
+    ranges = within(COUNT, "k")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         k = self.k

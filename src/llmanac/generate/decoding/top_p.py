@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
 from llmanac.generate.decoding import (
     Array,
     DecodingSpec,
@@ -43,9 +43,7 @@ class Spec(DecodingSpec):
 
     p: float = 0.9
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise SpecError(f"p: {self.p} is not between 0 and 1")
+    ranges = within(FRACTION, "p")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import SOME, within
 from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, cut, gather, log_softmax
 
 CARD = {
@@ -29,9 +29,7 @@ class Spec(DecodingSpec):
 
     p: float = 0.9
 
-    def __post_init__(self) -> None:
-        if not 0 < self.p <= 1:
-            raise SpecError(f"p: {self.p} is not above 0 and at most 1")
+    ranges = within(SOME, "p")
 
     def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.core.spec import Spec
 from llmanac.generate.requests import Sequence as Generated
 
@@ -32,9 +32,7 @@ class DrafterSpec(Spec):
     kind: ClassVar[str] = "drafter"
     tokens: int = 4
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.tokens <= 64:
-            raise SpecError(f"tokens: {self.tokens} is not between 1 and 64")
+    ranges = within(Range(1, 64), "tokens")
 
     def build(self, *, model: Any = None, **dims: Any) -> Drafter:
         """The drafter. `model`: the draft model, for those that use one."""

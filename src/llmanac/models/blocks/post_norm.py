@@ -25,7 +25,6 @@ CARD = {
     "title": "Post-norm block",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
     "reference": "torch.nn.TransformerEncoderLayer and TransformerDecoderLayer with norm_first=False",
-    "test": "tests/references/test_blocks.py::test_post_norm_equals_torch",
 }
 
 

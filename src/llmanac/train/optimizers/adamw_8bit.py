@@ -30,7 +30,6 @@ CARD = {
     "title": "AdamW with 8-bit state",
     "paper": "https://arxiv.org/abs/2110.02861",
     "reference": "bitsandbytes.optim.AdamW8bit on the CPU, step for step",
-    "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_8_bit_adamw_equals_bitsandbytes",
     "claim": "docs/evidence/optimizers/page.md",
 }

@@ -28,7 +28,6 @@ CARD = {
     "title": "Lion",
     "paper": "https://arxiv.org/abs/2302.06675",
     "reference": "lion-pytorch, step for step",
-    "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_lion_equals_lion_pytorch",
     "claim": "docs/evidence/optimizers/page.md",
 }

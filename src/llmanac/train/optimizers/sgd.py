@@ -33,7 +33,6 @@ CARD = {
     "paper": "https://proceedings.mlr.press/v28/sutskever13.html",
     "reference": "torch.optim.SGD, step for step",
     "aliases": {"nesterov": {"form": "nesterov"}},
-    "test": "tests/references/test_more_optimizers.py::test_sgd_equals_torch",
 }
 
 
