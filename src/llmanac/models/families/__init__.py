@@ -1,12 +1,13 @@
 """Families: checkpoints of other projects, their config.json as our Spec and their parameter names as ours.
 
-A family is a file with a `FAMILY` table (`_table.py`); `FAMILIES` lists them in the order in which `save_pretrained`
-tries them. A Spec is the authority on what a model is: what a config says and no Spec field can hold is refused by
-name, never dropped, and what a config cannot say of a Spec is a Misfit.
+A family is a file with a `FAMILY` table (`_table.py`), and the file's name is its model_type; `FAMILIES` lists them in
+the order in which `save_pretrained` tries them. A Spec is the authority on what a model is: what a config says and no
+Spec field can hold is refused by name, never dropped, and what a config cannot say of a Spec is a Misfit.
 """
 
 import importlib
 import re
+from dataclasses import replace
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models.families._config import PEER, TABLES, Config, Misfit, Names, WeightSource, arrange
@@ -40,4 +41,4 @@ def family(name: str, where: str = "model_type") -> Family:
             f"{where}: {shown(name)} is not a family that can be read{nearest(name, FAMILIES)} ({known})"
         )
     found: Family = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").FAMILY
-    return found
+    return replace(found, model_type=name)

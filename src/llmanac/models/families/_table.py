@@ -24,6 +24,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu-tanh",
     "relu": "relu",
 }
+UNDROPPED = {"attention_dropout": 0.0}
 MOST_LAYERS = 10_000
 Data = dict[str, Any]
 
@@ -186,6 +187,14 @@ class Layered(ConfigEntry):
         return {f"blocks.*.{self.path}": self.name}
 
 
+def with_defaults(entries: Sequence[ConfigEntry], **defaults: int) -> tuple[ConfigEntry, ...]:
+    """The entries, of which the keys that are named have these values where a config does not say."""
+    return tuple(
+        replace(one, default=defaults[one.name]) if isinstance(one, Key) and one.name in defaults else one
+        for one in entries
+    )
+
+
 def stack(
     mixer: Data | None = None,
     ffn: Data | None = None,
@@ -241,7 +250,7 @@ class Family:
     """See the module.
 
     Attributes:
-        model_type, architecture: as config.json names them.
+        architecture, model_type: as config.json names them; the latter is the file's name, which `family` adds.
         spec: what all of its models share; its sizes are replaced by the entries.
         entries: in the order in which they are read.
         names: layouts of the files, the one that is written first.
@@ -252,12 +261,12 @@ class Family:
         labels: how its classifiers are stored, None where there are none.
     """
 
-    model_type: str
     architecture: str
     spec: Any
     entries: tuple[ConfigEntry, ...]
+    model_type: str = ""
     names: tuple[Names, ...] = (Names(),)
-    writes: Mapping[str, Any] = field(default_factory=dict)
+    writes: Mapping[str, Any] = field(default_factory=lambda: UNDROPPED)
     neutral: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     prefix: str = "model."

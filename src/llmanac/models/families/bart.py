@@ -64,7 +64,7 @@ class ScaledEmbedding(ConfigEntry):
         return {"embedding_scale": "scale_embedding"}
 
 
-def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start: int, fixed: bool = False) -> Family:
+def bart_like(architecture: str, *, before: bool, normed: bool, start: int, fixed: bool = False) -> Family:
     """A family of BART's form.
 
     Args:
@@ -79,7 +79,6 @@ def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start
         "static_position_embeddings": fixed,
     }  # fmt: skip
     return Family(
-        model_type=kind,
         architecture=architecture,
         spec=stack(
             mixer, ffn, {"name": name, "cross": {"name": "cross", "biases": "all"}}, kind="encoder-decoder",
@@ -116,4 +115,4 @@ def bart_like(kind: str, architecture: str, *, before: bool, normed: bool, start
     )  # fmt: skip
 
 
-FAMILY = bart_like("bart", "BartForConditionalGeneration", before=False, normed=True, start=2)
+FAMILY = bart_like("BartForConditionalGeneration", before=False, normed=True, start=2)

@@ -127,7 +127,6 @@ OLD = replace(TODAY, table=OLDER | dict(TODAY.table))  # the more specific lines
 LABELS = Labels("classifier", "classifier", "bert.pooler.dense", "", "first", "tanh", "all")
 
 FAMILY = Family(
-    model_type="bert",
     architecture="BertForMaskedLM",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(

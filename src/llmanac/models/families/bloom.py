@@ -6,8 +6,8 @@ BigScience 2022, arXiv:2211.05100.
 """
 
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import Data, Family, Key, Only, stack
-from llmanac.models.families.llama import MIXER, UNDROPPED
+from llmanac.models.families._table import UNDROPPED, Data, Family, Key, Only, stack
+from llmanac.models.families.llama import MIXER
 
 BLOCKS = {False: "pre-norm", True: "normed-residual"}
 # which kernels computed it in training
@@ -25,7 +25,6 @@ class BloomResidual(Key):
 
 
 FAMILY = Family(
-    model_type="bloom",
     architecture="BloomForCausalLM",
     spec=stack(
         mixer={"biases": "all"},

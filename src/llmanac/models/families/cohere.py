@@ -11,7 +11,7 @@ from llmanac.core.spec import dump
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put, stack
-from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, UNDROPPED, HeadSize
+from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, HeadSize
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 
@@ -51,9 +51,7 @@ SPEC = stack(
 )
 
 FAMILY = Family(
-    model_type="cohere",
     architecture="CohereForCausalLM",
     spec=SPEC,
     entries=(*SHARED, NormedHeads(LayerNorm(bias="none"), "each-head"), Rope(theta=5e5)),
-    writes=UNDROPPED,
 )

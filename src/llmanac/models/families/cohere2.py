@@ -8,7 +8,6 @@ from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, at
 from llmanac.models.families._windows import alternating
 from llmanac.models.families.cohere import SHARED, SPEC
-from llmanac.models.families.llama import UNDROPPED
 from llmanac.models.families.smollm3 import NONE
 
 
@@ -22,10 +21,8 @@ class Unrotated(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="cohere2",
     architecture="Cohere2ForCausalLM",
     spec=SPEC,
     entries=(*SHARED, Rope(), alternating(4, 4096), Unrotated()),
-    writes=UNDROPPED,
     neutral=frozenset({"cache_implementation", "order_of_interleaved_layers", "rotary_pct", "position_embedding_type"}),
 )

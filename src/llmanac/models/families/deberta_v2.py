@@ -56,7 +56,6 @@ def _pooler_written(head: Data) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    model_type="deberta-v2",
     architecture="DebertaV2ForMaskedLM",
     spec=make_method("lm", {"name": "encoder", "norm": {"name": "layernorm", "eps": 1e-7}, "position": "disentangled"}),
     entries=(

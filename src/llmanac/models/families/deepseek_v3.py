@@ -12,7 +12,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Data, Equal, Family, Key, Layered, Only, at, put, stack
-from llmanac.models.families.llama import MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import MIXER, SIZES, TIED
 from llmanac.models.families.mixtral import STACKED
 
 # of a layer with experts: theirs -> ours, kind
@@ -96,7 +96,6 @@ def _written(ffns: list[Any]) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
     spec=stack(mixer={"name": "latent"}),
     entries=(
@@ -118,7 +117,6 @@ FAMILY = Family(
         *(Only(name, values) for name, values in FIXED.items()),
     ),
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
-    writes=UNDROPPED,
     neutral=frozenset(NEUTRAL.split()),
     further="num_nextn_predict_layers",
 )

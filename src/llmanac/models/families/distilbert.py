@@ -7,7 +7,6 @@ from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import FFN, MIXER, masked_head
 
 FAMILY = Family(
-    model_type="distilbert",
     architecture="DistilBertForMaskedLM",
     spec=BERT.spec,
     entries=(

@@ -4,16 +4,13 @@ The generator (ElectraForMaskedLM) has a head for masked tokens. The discriminat
 read as its hidden states; its head, which tells replaced tokens, is left out.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._labels import Labels
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, with_defaults
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
-
-DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}  # of its small form
 
 
 class EmbeddingWidth(ConfigEntry):
@@ -32,11 +29,10 @@ class EmbeddingWidth(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="electra",
     architecture="ElectraForMaskedLM",
     spec=BERT.spec,
     entries=(
-        *(replace(entry, default=DEFAULTS[entry.name]) if entry.name in DEFAULTS else entry for entry in SIZES),
+        *with_defaults(SIZES, hidden_size=256, num_attention_heads=4, intermediate_size=1024),
         EmbeddingWidth(),
         Key("max_position_embeddings", "position.rows", default=512, paths=("max_length",)),
         MaskedHeadNames(

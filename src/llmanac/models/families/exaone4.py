@@ -10,7 +10,7 @@ from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Data, Family, Key, stack
 from llmanac.models.families._windows import FULL, alternating
 from llmanac.models.families.cohere2 import Unrotated
-from llmanac.models.families.llama import GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import GATED, LENGTH, MIXER, SIZES, TIED
 
 
 class WindowsOrNone(Unrotated):
@@ -26,7 +26,6 @@ class WindowsOrNone(Unrotated):
 
 
 FAMILY = Family(
-    model_type="exaone4",
     architecture="Exaone4ForCausalLM",
     spec=stack(mixer={"qk_norm": "rmsnorm"}, block={"name": "sandwich", "norms": "after"}),
     entries=(
@@ -39,5 +38,4 @@ FAMILY = Family(
         alternating(4, 4096),
         WindowsOrNone(),
     ),
-    writes=UNDROPPED,
 )

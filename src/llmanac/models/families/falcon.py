@@ -5,21 +5,17 @@ Almazrouei et al. 2023, arXiv:2311.16867.
 """
 
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only, stack
+from llmanac.models.families._table import ACTIVATIONS, UNDROPPED, Family, Key, Only, stack, with_defaults
 from llmanac.models.families.bloom import FAMILY as BLOOM
 from llmanac.models.families.gpt_bigcode import MultiQuery
 from llmanac.models.families.gpt_neox import Residual
-from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, UNDROPPED
+from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES
 
 FAMILY = Family(
-    model_type="falcon",
     architecture="FalconForCausalLM",
     spec=stack(ffn={"name": "mlp"}, block={"name": "parallel"}, norm="layernorm"),
     entries=(
-        Key("vocab_size", "vocab_size", default=65024),
-        Key("hidden_size", "dim", default=4544),
-        Key("num_hidden_layers", "layers", default=32),
-        Key("num_attention_heads", f"{MIXER}.heads", default=71),
+        *with_defaults(SIZES[:4], vocab_size=65024, hidden_size=4544, num_hidden_layers=32, num_attention_heads=71),
         MultiQuery(),
         Key("ffn_hidden_size", f"{FFN}.width", default=None),
         Key("activation", f"{FFN}.activation", ACTIVATIONS, default="gelu"),

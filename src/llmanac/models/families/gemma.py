@@ -4,19 +4,17 @@ Gemma Team 2024, arXiv:2403.08295.
 """
 
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Fixed, Key, Only, stack
-from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
+from llmanac.models.families._table import Family, Fixed, Key, Only, stack, with_defaults
+from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES
 
 # "gelu" in the first files means the tanh approximation, with which the models were trained
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu-tanh", "gelu_new": "gelu-tanh", "gelu": "gelu-tanh", "silu": "silu"}
 
 FAMILY = Family(
-    model_type="gemma",
     architecture="GemmaForCausalLM",
     spec=stack(norm={"name": "rmsnorm", "offset": 1.0}),
     entries=(
-        *SIZES[:-1],
-        Key("head_dim", f"{MIXER}.head_dim", default=256),
+        *with_defaults(SIZES, head_dim=256),
         Key("hidden_act", f"{FFN}.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
         Only("hidden_activation", (None, "gelu_pytorch_tanh")),
         Key("intermediate_size", f"{FFN}.width"),
@@ -28,5 +26,4 @@ FAMILY = Family(
         Rope(),
         Only("use_bidirectional_attention", (None, False)),
     ),
-    writes=UNDROPPED,
 )

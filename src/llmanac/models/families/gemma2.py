@@ -8,9 +8,21 @@ from typing import Any
 
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Fixed, Key, Only, at, put, stack
+from llmanac.models.families._table import (
+    ACTIVATIONS,
+    ConfigEntry,
+    Data,
+    Family,
+    Fixed,
+    Key,
+    Only,
+    at,
+    put,
+    stack,
+    with_defaults,
+)
 from llmanac.models.families._windows import alternating
-from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
+from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES
 
 
 class Scale(ConfigEntry):
@@ -32,9 +44,7 @@ class Scale(ConfigEntry):
 
 # what Gemma 2 and 3 share
 COMMON: tuple[ConfigEntry, ...] = (
-    *SIZES[:-2],
-    Key("num_key_value_heads", f"{MIXER}.kv_heads", default=4),
-    Key("head_dim", f"{MIXER}.head_dim", default=256),
+    *with_defaults(SIZES, num_key_value_heads=4, head_dim=256),
     Scale(),
     Key("hidden_activation", f"{FFN}.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
     Only("hidden_act", (None, "gelu_pytorch_tanh")),
@@ -47,7 +57,6 @@ COMMON: tuple[ConfigEntry, ...] = (
 CACHE = frozenset({"cache_implementation"})
 
 FAMILY = Family(
-    model_type="gemma2",
     architecture="Gemma2ForCausalLM",
     spec=stack(block={"name": "sandwich"}, norm={"name": "rmsnorm", "offset": 1.0}),
     entries=(
@@ -59,6 +68,5 @@ FAMILY = Family(
         Rope(),
         alternating(2, 4096),
     ),
-    writes=UNDROPPED,
     neutral=CACHE,
 )

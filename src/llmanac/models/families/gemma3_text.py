@@ -13,7 +13,7 @@ from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, stack
 from llmanac.models.families._windows import FULL, SLIDING, alternating
 from llmanac.models.families.gemma2 import CACHE, COMMON
-from llmanac.models.families.llama import MIXER, UNDROPPED
+from llmanac.models.families.llama import MIXER
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class Ropes(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="gemma3_text",
     architecture="Gemma3ForCausalLM",
     spec=stack(
         mixer={"qk_norm": {"name": "rmsnorm", "offset": 1.0}},
@@ -77,6 +76,5 @@ FAMILY = Family(
         alternating(6, 4096),
         Ropes(full=Rope(theta=1e6), sliding=Rope(theta=1e4)),
     ),
-    writes=UNDROPPED,
     neutral=CACHE | {"_sliding_window_pattern"},  # beside a list
 )

@@ -8,7 +8,6 @@ from llmanac.models.families.glm4 import FAMILY as GLM4
 
 FAMILY = replace(
     GLM4,
-    model_type="glm",
     architecture="GlmForCausalLM",
     spec=stack(position={"name": "rope", "layout": "pairs"}),
     names=(Names(table={("mlp.gate_proj", "mlp.up_proj"): "mlp.gate_up_proj"}),),

@@ -6,10 +6,9 @@ Gate and up are one matrix. GLM-4 Team 2024, arXiv:2406.12793; the 0414 models, 
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, stack
-from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED
 
 FAMILY = Family(
-    model_type="glm4",
     architecture="Glm4ForCausalLM",
     spec=stack(block={"name": "sandwich"}, position={"name": "rope", "layout": "pairs"}),
     entries=(
@@ -33,5 +32,4 @@ FAMILY = Family(
             }
         ),
     ),
-    writes=UNDROPPED,
 )

@@ -8,7 +8,7 @@ from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.cohere import NormedHeads
 from llmanac.models.families.deepseek_v3 import FIXED, NEUTRAL, OWN, Stack
-from llmanac.models.families.llama import MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import MIXER, SIZES, TIED
 from llmanac.models.families.mixtral import STACKED
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 
@@ -18,7 +18,6 @@ DEFAULTS = {
 }  # fmt: skip
 
 FAMILY = Family(
-    model_type="glm4_moe",
     architecture="Glm4MoeForCausalLM",
     spec=stack(),
     entries=(
@@ -33,7 +32,6 @@ FAMILY = Family(
         *(Only(name, values) for name, values in FIXED.items()),
     ),
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
-    writes=UNDROPPED,
     neutral=frozenset(NEUTRAL.split()),
     further="num_nextn_predict_layers",
 )

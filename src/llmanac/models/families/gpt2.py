@@ -33,7 +33,6 @@ NAMES: Table = {
 }
 
 FAMILY = Family(
-    model_type="gpt2",
     architecture="GPT2LMHeadModel",
     spec=stack(mixer={"biases": "all"}, ffn={"name": "mlp", "biases": "all"}, position="learned", norm="layernorm"),
     entries=(

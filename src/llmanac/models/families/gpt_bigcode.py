@@ -32,7 +32,6 @@ class MultiQuery(ConfigEntry):
 PRECISION = frozenset({"attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner"})
 
 FAMILY = Family(
-    model_type="gpt_bigcode",
     architecture="GPTBigCodeForCausalLM",
     spec=GPT2.spec,
     entries=(

@@ -39,7 +39,6 @@ def _written(windows: list[Any]) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    model_type="gpt_neo",
     architecture="GPTNeoForCausalLM",
     spec=stack(
         mixer={"biases": "output", "score": {"name": "scaled-dot", "scale": 1.0}},

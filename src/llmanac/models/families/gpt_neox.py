@@ -8,8 +8,8 @@ from typing import Any
 
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, stack
-from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families._table import ACTIVATIONS, UNDROPPED, ConfigEntry, Data, Family, Key, stack
+from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED
 
 # what the first files call two values of Rope: their key, its key, the default
 OLDER = (("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_rotary_factor", 0.25))
@@ -68,7 +68,6 @@ LAYOUT = Names(
 )
 
 FAMILY = Family(
-    model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
     spec=stack(
         mixer={"biases": "all"},

@@ -7,9 +7,9 @@ which is not read: `quantization_config` is refused, and files that transformers
 
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import TRAINED, Rope
-from llmanac.models.families._table import Data, Family, Key, Only, stack
+from llmanac.models.families._table import Data, Family, Key, Only, stack, with_defaults
 from llmanac.models.families._windows import alternating
-from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED
 
 EXPERT = {"name": "gated", "activation": "quick-gelu", "shift": 1.0, "biases": "all"}
 UNSAID = {"rope_type": "yarn", "factor": 32.0, "truncate": False, TRAINED: 4096}
@@ -26,16 +26,13 @@ class GptOssScaling(Rope):
 
 
 FAMILY = Family(
-    model_type="gpt_oss",
     architecture="GptOssForCausalLM",
     spec=stack(
         mixer={"score": {"name": "scaled-dot", "sinks": "learned"}},
         ffn={"name": "experts", "expert": EXPERT, "router_bias": "learned"},
     ),
     entries=(
-        *SIZES[:-2],
-        Key("num_key_value_heads", f"{MIXER}.kv_heads", default=8),
-        Key("head_dim", f"{MIXER}.head_dim", default=64),
+        *with_defaults(SIZES, num_key_value_heads=8, head_dim=64),
         Key("num_local_experts", f"{FFN}.experts", default=128, aliases=("num_experts",)),
         Key("num_experts_per_tok", f"{FFN}.top_k", default=4),
         Key("intermediate_size", f"{FFN}.expert.width"),
@@ -64,6 +61,5 @@ FAMILY = Family(
             alternating=frozenset({STACKED, BIAS}),
         ),
     ),
-    writes=UNDROPPED,
     neutral=frozenset({"initial_context_length", "experts_per_token"}),  # said again, and not read by transformers
 )

@@ -30,7 +30,6 @@ class RotaryDim(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="gptj",
     architecture="GPTJForCausalLM",
     spec=stack(
         ffn={"name": "mlp", "biases": "all"},

@@ -9,7 +9,7 @@ from typing import Any
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, at, put
-from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, LENGTH, MIXER, SIZES, TIED
 from llmanac.models.families.llama import FAMILY as LLAMA
 
 
@@ -46,9 +46,7 @@ SHARED: tuple[ConfigEntry, ...] = (
 )
 
 FAMILY = Family(
-    model_type="granite",
     architecture="GraniteForCausalLM",
     spec=LLAMA.spec,
     entries=(*SHARED, *GATED, Key("mlp_bias", f"{FFN}.biases", BIASES, default=False)),
-    writes=UNDROPPED,
 )

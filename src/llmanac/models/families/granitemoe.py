@@ -3,13 +3,12 @@
 from llmanac.models.families._config import Names
 from llmanac.models.families._table import Family, Key, Only, stack
 from llmanac.models.families.granite import SHARED
-from llmanac.models.families.llama import FFN, UNDROPPED
+from llmanac.models.families.llama import FFN
 from llmanac.models.families.mixtral import EXPERTS
 
 MOE = "block_sparse_moe"
 
 FAMILY = Family(
-    model_type="granitemoe",
     architecture="GraniteMoeForCausalLM",
     spec=stack(ffn={"name": "experts", "expert": "gated"}),
     entries=(
@@ -36,5 +35,4 @@ FAMILY = Family(
             }
         ),
     ),
-    writes=UNDROPPED,
 )

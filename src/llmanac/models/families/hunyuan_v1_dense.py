@@ -11,7 +11,7 @@ from llmanac.core.errors import CheckpointError
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Data, Family, Key, Only, at, stack
-from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED
 
 UNREAD = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")  # beside an alpha
 
@@ -47,7 +47,6 @@ class HeadDim(Key):
 
 
 FAMILY = Family(
-    model_type="hunyuan_v1_dense",
     architecture="HunYuanDenseV1ForCausalLM",
     spec=stack(mixer={"qk_norm": "rmsnorm", "qk_norm_at": "after"}),
     entries=(
@@ -64,6 +63,5 @@ FAMILY = Family(
     names=(
         Names(table={"self_attn.q_norm": "self_attn.query_layernorm", "self_attn.k_norm": "self_attn.key_layernorm"}),
     ),
-    writes=UNDROPPED,
     neutral=frozenset({"attention_head_dim"}),  # the published files say head_dim twice
 )

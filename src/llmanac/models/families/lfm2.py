@@ -88,7 +88,6 @@ def _written(mixers: list[Any]) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    model_type="lfm2",
     architecture="Lfm2ForCausalLM",
     spec=stack(mixer=MIXED),
     entries=(
@@ -121,5 +120,6 @@ FAMILY = Family(
             }
         ),
     ),
+    writes={},
     neutral=frozenset(NEUTRAL.split()),
 )

@@ -37,10 +37,8 @@ GATED: tuple[ConfigEntry, ...] = (
 LENGTH = Key("max_position_embeddings", "max_length", default=2048)
 EPS = Key("rms_norm_eps", "norm.eps", float, default=1e-6)
 TIED = Key("tie_word_embeddings", "tied", bool, default=False)
-UNDROPPED = {"attention_dropout": 0.0}
 
 FAMILY = Family(
-    model_type="llama",
     architecture="LlamaForCausalLM",
     spec=stack(),
     entries=(
@@ -53,5 +51,4 @@ FAMILY = Family(
         TIED,
         Rope(),
     ),
-    writes=UNDROPPED,
 )

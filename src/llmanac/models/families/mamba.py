@@ -6,8 +6,8 @@ holds the length that the model was trained at.
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack
-from llmanac.models.families.llama import BIASES
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack, with_defaults
+from llmanac.models.families.llama import BIASES, SIZES
 
 MIXER = "blocks.*.mixer"
 # how parameters are initialised, which kernels compute, and sizes of the first files that follow from others
@@ -46,13 +46,10 @@ SHARED: tuple[ConfigEntry, ...] = (
 )
 
 FAMILY = Family(
-    model_type="mamba",
     architecture="MambaForCausalLM",
     spec=stack(mixer={"name": "mamba"}, ffn={"name": "none"}, position="none"),
     entries=(
-        Key("vocab_size", "vocab_size", default=50280),
-        Key("hidden_size", "dim", default=768),
-        Key("num_hidden_layers", "layers", default=32),
+        *with_defaults(SIZES[:3], vocab_size=50280, hidden_size=768, num_hidden_layers=32),
         Key("state_size", f"{MIXER}.states", default=16),
         Key("time_step_rank", f"{MIXER}.rank", default=None, unset="auto"),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),

@@ -7,8 +7,8 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack
-from llmanac.models.families.llama import TIED
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, stack, with_defaults
+from llmanac.models.families.llama import SIZES, TIED
 from llmanac.models.families.mamba import FAMILY as MAMBA
 from llmanac.models.families.mamba import MIXER, NEUTRAL, SHARED
 
@@ -32,13 +32,10 @@ class Heads(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="mamba2",
     architecture="Mamba2ForCausalLM",
     spec=stack(mixer={"name": "mamba2"}, ffn={"name": "none"}, position="none"),
     entries=(
-        Key("vocab_size", "vocab_size", default=32768),
-        Key("hidden_size", "dim", default=4096),
-        Key("num_hidden_layers", "layers", default=64),
+        *with_defaults(SIZES[:3], vocab_size=32768, hidden_size=4096, num_hidden_layers=64),
         Key("state_size", f"{MIXER}.states", default=128),
         Key("n_groups", f"{MIXER}.groups", default=8),
         Key("head_dim", f"{MIXER}.head_dim", default=64),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmanac.models.families._table import Equal, Only
 from llmanac.models.families.bart import bart_like
 
-BASE = bart_like("marian", "MarianMTModel", before=False, normed=False, fixed=True, start=58100)
+BASE = bart_like("MarianMTModel", before=False, normed=False, fixed=True, start=58100)
 FAMILY = replace(
     BASE,
     entries=(

@@ -2,4 +2,4 @@
 
 from llmanac.models.families.bart import bart_like
 
-FAMILY = bart_like("mbart", "MBartForConditionalGeneration", before=True, normed=True, start=2)
+FAMILY = bart_like("MBartForConditionalGeneration", before=True, normed=True, start=2)

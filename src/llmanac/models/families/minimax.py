@@ -12,7 +12,7 @@ from llmanac.core.spec import dump
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import MOST_LAYERS, ConfigEntry, Data, Family, Key, Only, stack
-from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED
 from llmanac.models.families.mixtral import EXPERTS, HUB, STACKED
 from llmanac.models.mixers.lightning import Spec as Lightning
 
@@ -66,7 +66,6 @@ class MiniMaxLayers(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="minimax",
     architecture="MiniMaxForCausalLM",
     spec=stack(ffn={"name": "experts", "expert": "gated"}, block={"name": "normed-residual"}),
     entries=(
@@ -87,7 +86,6 @@ FAMILY = Family(
         Only("output_router_logits", (False, True)),
     ),
     names=(HUB, STACKED),
-    writes=UNDROPPED,
     neutral=frozenset({"router_jitter_noise", "block_size"}),  # the size of blocks changes no value
     # what follows from a layer's slope
     ignored=(".rotary_emb.inv_freq", ".slope_rate", ".query_decay", ".key_decay", ".diagonal_decay"),

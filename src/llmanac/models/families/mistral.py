@@ -2,15 +2,13 @@
 
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key
-from llmanac.models.families.llama import EPS, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import EPS, GATED, LENGTH, MIXER, SIZES, TIED
 from llmanac.models.families.llama import FAMILY as LLAMA
 
 WINDOW = Key("sliding_window", f"{MIXER}.window", default=4096, unset=None)
 
 FAMILY = Family(
-    model_type="mistral",
     architecture="MistralForCausalLM",
     spec=LLAMA.spec,
     entries=(*SIZES, *GATED, WINDOW, LENGTH, EPS, TIED, Rope()),
-    writes=UNDROPPED,
 )

@@ -6,7 +6,7 @@ Files of the hub have a matrix for each expert; in memory transformers stacks th
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only, stack
-from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED
 
 HUB = Names(
     table={
@@ -29,7 +29,6 @@ EXPERTS: tuple[Key, ...] = (
 )
 
 FAMILY = Family(
-    model_type="mixtral",
     architecture="MixtralForCausalLM",
     spec=stack(ffn={"name": "experts", "expert": "gated"}),
     entries=(
@@ -46,6 +45,5 @@ FAMILY = Family(
         Only("output_router_logits", (False, True)),
     ),
     names=(HUB, STACKED),
-    writes=UNDROPPED,
     neutral=frozenset({"router_jitter_noise"}),
 )

@@ -12,10 +12,10 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._labels import Labels
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only, stack
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key, Only, stack, with_defaults
 from llmanac.models.families._windows import FULL, SLIDING
 from llmanac.models.families.bert import FFN, MIXER, MaskedHeadNames
-from llmanac.models.families.llama import BIASES
+from llmanac.models.families.llama import BIASES, SIZES
 
 MOST_LAYERS = 1000
 THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
@@ -109,16 +109,14 @@ def _labels_written(head: Data) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    model_type="modernbert",
     architecture="ModernBertForMaskedLM",
     spec=stack(
         kind="encoder", ffn={"activation": "gelu"}, norm={"name": "layernorm", "bias": "none"}, final_norm="model"
     ),
     entries=(
-        Key("vocab_size", "vocab_size", default=50368),
-        Key("hidden_size", "dim", default=768),
-        Key("num_hidden_layers", "layers", default=22),
-        Key("num_attention_heads", f"{MIXER}.heads", default=12),
+        *with_defaults(
+            SIZES[:4], vocab_size=50368, hidden_size=768, num_hidden_layers=22, num_attention_heads=12
+        ),
         Key("intermediate_size", f"{FFN}.width", default=1152),
         Key("hidden_activation", f"{FFN}.activation", ACTIVATIONS, default="gelu"),
         Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),

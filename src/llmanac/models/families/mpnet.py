@@ -38,7 +38,6 @@ class MPNetPositions(ConfigEntry):
 
 FAMILY = replace(
     ROBERTA,
-    model_type="mpnet",
     architecture="MPNetForMaskedLM",
     spec=replace(ROBERTA.spec, position=make_method("position", BUCKETS)),
     entries=(

@@ -48,7 +48,6 @@ class MPTAttention(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="mpt",
     architecture="MptForCausalLM",
     spec=stack(ffn={"name": "mlp", "activation": "gelu"}, position="alibi", norm={"name": "layernorm", "bias": "none"}),
     entries=(

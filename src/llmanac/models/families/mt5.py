@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-from llmanac.models.families._table import ConfigEntry, Key
+from llmanac.models.families._table import ConfigEntry, Key, with_defaults
 from llmanac.models.families.t5 import FAMILY as T5
 from llmanac.models.families.t5 import T5Output, T5Projection
-
-SIZES = {"vocab_size": 250112, "num_layers": 8, "num_heads": 6, "d_ff": 1024}  # where the config does not say
 
 
 def _entry(entry: ConfigEntry) -> ConfigEntry:
@@ -14,12 +12,11 @@ def _entry(entry: ConfigEntry) -> ConfigEntry:
         return Key("tie_word_embeddings", "tied", bool, default=True)
     if isinstance(entry, T5Projection):
         return T5Projection("gated-gelu")
-    return replace(entry, default=SIZES[entry.name]) if isinstance(entry, Key) and entry.name in SIZES else entry
+    return entry
 
 
 FAMILY = replace(
     T5,
-    model_type="mt5",
     architecture="MT5ForConditionalGeneration",
-    entries=tuple(map(_entry, T5.entries)),
+    entries=with_defaults([*map(_entry, T5.entries)], vocab_size=250112, num_layers=8, num_heads=6, d_ff=1024),
 )

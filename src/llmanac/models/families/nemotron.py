@@ -5,10 +5,9 @@ Parmar et al. 2024, arXiv:2402.16819.
 
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, stack
-from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED
 
 FAMILY = Family(
-    model_type="nemotron",
     architecture="NemotronForCausalLM",
     spec=stack(ffn={"name": "mlp"}, norm={"name": "layernorm", "offset": 1.0}),
     entries=(
@@ -22,5 +21,4 @@ FAMILY = Family(
         TIED,
         Rope(partial=True, fraction=0.5),
     ),
-    writes=UNDROPPED,
 )

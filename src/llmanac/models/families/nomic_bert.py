@@ -57,7 +57,6 @@ class Theta(Rope):
 
 
 FAMILY = Family(
-    model_type="nomic_bert",
     architecture="NomicBertForMaskedLM",
     spec=stack(
         kind="encoder", block={"name": "post-norm"}, position={"name": "rope", "theta": 1000.0},

@@ -5,10 +5,9 @@ Groeneveld et al. 2024, arXiv:2402.00838.
 
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, stack
-from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED
 
 FAMILY = Family(
-    model_type="olmo",
     architecture="OlmoForCausalLM",
     spec=stack(norm={"name": "layernorm", "weight": "none", "bias": "none"}),
     entries=(
@@ -20,5 +19,4 @@ FAMILY = Family(
         TIED,
         Rope(),
     ),
-    writes=UNDROPPED,
 )

@@ -5,12 +5,11 @@ OLMo Team 2025, arXiv:2501.00656.
 
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, stack
-from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, GATED, LENGTH, MIXER, SIZES, TIED
 
 MIXED = {"qk_norm": "rmsnorm", "qk_norm_over": "all-heads"}
 
 FAMILY = Family(
-    model_type="olmo2",
     architecture="Olmo2ForCausalLM",
     spec=stack(mixer=MIXED, block={"name": "sandwich", "norms": "after"}),
     entries=(
@@ -22,5 +21,4 @@ FAMILY = Family(
         TIED,
         Rope(),
     ),
-    writes=UNDROPPED,
 )

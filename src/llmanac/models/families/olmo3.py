@@ -12,7 +12,6 @@ from llmanac.models.families.olmo2 import FAMILY as OLMO2
 ROPE = Rope(theta=5e5)
 
 FAMILY = Family(
-    model_type="olmo3",
     architecture="Olmo3ForCausalLM",
     spec=OLMO2.spec,
     entries=(
@@ -20,5 +19,4 @@ FAMILY = Family(
         alternating(4, 4096),
         Ropes(full=ROPE, sliding=ROPE, local=""),
     ),
-    writes=OLMO2.writes,
 )

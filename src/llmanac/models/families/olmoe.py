@@ -6,12 +6,11 @@ Experts as in Qwen 3's: gates that need not sum to one. Muennighoff et al. 2024,
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only, stack
-from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.olmo2 import MIXED
 
 FAMILY = Family(
-    model_type="olmoe",
     architecture="OlmoeForCausalLM",
     spec=stack(mixer=MIXED, ffn={"name": "experts", "expert": "gated"}),
     entries=(
@@ -31,5 +30,4 @@ FAMILY = Family(
         Only("output_router_logits", (False, True)),
     ),
     names=(Names(table={"mlp.router": "mlp.gate"}), STACKED),
-    writes=UNDROPPED,
 )

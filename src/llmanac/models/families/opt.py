@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.models.families._config import Config, Names
-from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Key, Only, stack
-from llmanac.models.families.llama import BIASES, FFN, MIXER, UNDROPPED
+from llmanac.models.families._table import (
+    ACTIVATIONS,
+    UNDROPPED,
+    ConfigEntry,
+    Data,
+    Equal,
+    Family,
+    Key,
+    Only,
+    stack,
+    with_defaults,
+)
+from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES
 
 OFFSET = 2
 
@@ -32,16 +43,12 @@ class OPTPositions(ConfigEntry):
 
 
 FAMILY = Family(
-    model_type="opt",
     architecture="OPTForCausalLM",
     spec=stack(
         ffn={"name": "mlp"}, position={"name": "learned", "rows": 1 + OFFSET, "offset": OFFSET}, norm="layernorm"
     ),
     entries=(
-        Key("vocab_size", "vocab_size", default=50272),
-        Key("hidden_size", "dim", default=768),
-        Key("num_hidden_layers", "layers", default=12),
-        Key("num_attention_heads", f"{MIXER}.heads", default=12),
+        *with_defaults(SIZES[:4], vocab_size=50272, hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
         Key("ffn_dim", f"{FFN}.width", default=3072),
         Key("activation_function", f"{FFN}.activation", ACTIVATIONS, default="relu"),
         Key("enable_bias", f"{MIXER}.biases", BIASES, default=True, paths=(f"{FFN}.biases",)),

@@ -2,4 +2,4 @@
 
 from llmanac.models.families.bart import bart_like
 
-FAMILY = bart_like("pegasus", "PegasusForConditionalGeneration", before=True, normed=False, fixed=True, start=0)
+FAMILY = bart_like("PegasusForConditionalGeneration", before=True, normed=False, fixed=True, start=0)

@@ -5,12 +5,11 @@ The head adds one too. Norms of queries and keys are not supported. Li et al. 20
 
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only, stack
+from llmanac.models.families._table import UNDROPPED, Family, Key, Only, stack
 from llmanac.models.families.gpt2 import ACTIVATIONS
-from llmanac.models.families.llama import FFN, LENGTH, SIZES, TIED, UNDROPPED, HeadSize
+from llmanac.models.families.llama import FFN, LENGTH, SIZES, TIED, HeadSize
 
 FAMILY = Family(
-    model_type="phi",
     architecture="PhiForCausalLM",
     spec=stack(
         mixer={"biases": "all"},

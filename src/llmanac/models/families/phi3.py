@@ -6,12 +6,11 @@ arXiv:2404.14219.
 
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import UNDROPPED, Family, Key, Only
 from llmanac.models.families.llama import FAMILY as LLAMA
-from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED
 
 FAMILY = Family(
-    model_type="phi3",
     architecture="Phi3ForCausalLM",
     spec=LLAMA.spec,
     entries=(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only, stack
-from llmanac.models.families.llama import EPS, FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import EPS, FFN, MIXER, SIZES, TIED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.qwen2 import LENGTH
 from llmanac.models.families.qwen3_moe import dense_layers
@@ -29,7 +29,6 @@ OWN: dict[str | tuple[str, ...], str] = {
 }
 
 FAMILY = Family(
-    model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
     spec=stack(ffn={"name": "experts", "expert": "gated", "shared": "gated", "shared_gate": "sigmoid"}),
     entries=(
@@ -45,6 +44,5 @@ FAMILY = Family(
         Only("output_router_logits", (False, True)),
     ),
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
-    writes=UNDROPPED,
     neutral=frozenset({"sliding_window", "max_window_layers", "intermediate_size"}),
 )

@@ -6,7 +6,7 @@ Yang et al. 2025, arXiv:2505.09388.
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ConfigEntry, Family, Key, stack
 from llmanac.models.families._windows import WINDOWS
-from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, TIED
 from llmanac.models.families.qwen2 import LENGTH
 
 MIXED = {"qk_norm": "rmsnorm"}
@@ -18,9 +18,7 @@ NORMED: tuple[ConfigEntry, ...] = (
 )
 
 FAMILY = Family(
-    model_type="qwen3",
     architecture="Qwen3ForCausalLM",
     spec=stack(mixer=MIXED),
     entries=(*SIZED, *GATED, *NORMED, LENGTH, TIED, Rope(), WINDOWS),
-    writes=UNDROPPED,
 )

@@ -11,7 +11,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Data, Family, Key, Layered, Only, stack
-from llmanac.models.families.llama import FFN, SIZES, TIED, UNDROPPED
+from llmanac.models.families.llama import FFN, SIZES, TIED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.qwen2 import LENGTH
 from llmanac.models.families.qwen3 import MIXED, NORMED
@@ -55,7 +55,6 @@ def dense_layers(sparse_keys: tuple[Key, ...], default: int) -> Layered:
 
 
 FAMILY = Family(
-    model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
     spec=stack(mixer=MIXED, ffn={"name": "experts", "expert": "gated"}),
     entries=(
@@ -70,6 +69,5 @@ FAMILY = Family(
         Only("output_router_logits", (False, True)),
     ),
     names=(Names(table={"mlp.router": "mlp.gate"}), STACKED),
-    writes=UNDROPPED,
     neutral=frozenset({"sliding_window", "max_window_layers", "intermediate_size"}),
 )

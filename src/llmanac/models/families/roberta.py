@@ -42,7 +42,6 @@ HEAD: Table = {"lm_head.norm": "lm_head.layer_norm", "lm_head.weight": "lm_head.
 LABELS = Labels("classifier.out_proj", "classifier", "classifier.dense", "", "first", "tanh", "all")
 
 FAMILY = Family(
-    model_type="roberta",
     architecture="RobertaForMaskedLM",
     spec=BERT.spec,
     entries=(

@@ -10,7 +10,7 @@ from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Data, Family, Key, Layered
 from llmanac.models.families._windows import FULL, SLIDING, sized, written
-from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, MIXER, SIZES, UNDROPPED
+from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, MIXER, SIZES
 from llmanac.models.families.llama import FAMILY as LLAMA
 from llmanac.models.families.qwen2 import LENGTH
 
@@ -40,7 +40,6 @@ def _windows(config: Config, data: Data, layers: int) -> list[Any]:
 
 
 FAMILY = Family(
-    model_type="smollm3",
     architecture="SmolLM3ForCausalLM",
     spec=LLAMA.spec,
     entries=(
@@ -55,6 +54,5 @@ FAMILY = Family(
         Layered("no_rope_layers", "position", _read, _written),
         Layered("layer_types", "mixer.window", _windows, written),
     ),
-    writes=UNDROPPED,
     neutral=frozenset({"max_window_layers"}),  # Qwen's, without effect
 )

@@ -5,12 +5,11 @@ model), stored head by head, are not supported. Bellagente et al. 2024, arXiv:24
 """
 
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only, stack
+from llmanac.models.families._table import UNDROPPED, Family, Key, Only, stack
 from llmanac.models.families.gpt_neox import Residual
-from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED, HeadSize
+from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, HeadSize
 
 FAMILY = Family(
-    model_type="stablelm",
     architecture="StableLmForCausalLM",
     spec=stack(block={"name": "parallel"}, norm="layernorm"),
     entries=(

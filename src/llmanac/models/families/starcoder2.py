@@ -5,11 +5,10 @@ Lozhkov et al. 2024, arXiv:2402.19173.
 
 from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Family, Key, stack
-from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, UNDROPPED
+from llmanac.models.families._table import ACTIVATIONS, UNDROPPED, Family, Key, stack
+from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES
 
 FAMILY = Family(
-    model_type="starcoder2",
     architecture="Starcoder2ForCausalLM",
     spec=stack(ffn={"name": "mlp"}, norm="layernorm"),
     entries=(

@@ -123,7 +123,6 @@ class DecoderLayers(Key):
 
 
 FAMILY = Family(
-    model_type="t5",
     architecture="T5ForConditionalGeneration",
     spec=stack(
         SCORED, {"name": "mlp"}, {"cross": {"name": "cross", **SCORED}}, "t5", kind="encoder-decoder",

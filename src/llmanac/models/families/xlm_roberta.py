@@ -8,7 +8,6 @@ from llmanac.models.families.roberta import RobertaPositions, head
 
 FAMILY = replace(
     ROBERTA,
-    model_type="xlm-roberta",
     architecture="XLMRobertaForMaskedLM",
     entries=(
         *SIZES,

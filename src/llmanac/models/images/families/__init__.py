@@ -4,6 +4,7 @@ A family is a file with a `FAMILY` (`_family.py`). Towers of text are read by th
 """
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, nearest, shown
@@ -25,4 +26,4 @@ def family(name: Any, where: str = "model_type") -> ImageFamily:
         near = nearest(name, FAMILIES) if isinstance(name, str) else ""
         raise CheckpointError(f"{where}: {shown(name)} is no family of images that can be read{near} ({FAMILIES})")
     found: ImageFamily = importlib.import_module(f"{__name__}.{name}").FAMILY
-    return found
+    return replace(found, model_type=name)

@@ -160,7 +160,8 @@ class ImageFamily:
     """See the module.
 
     Attributes:
-        model_type, architecture: as config.json names them; spec: what all of its models share.
+        architecture, model_type: as config.json names them, the latter by the file's name, which `family` adds.
+        spec: what all of its models share.
         parts: `(language family or "") -> the names of each part`.
         joined: ours -> the names of theirs that it consists of, along the first axis.
         further: `(data)` changes what the entries read, where fields depend on each other.
@@ -169,11 +170,11 @@ class ImageFamily:
         absent: parts of our names that their files do not have; they begin as `begin` and `settle` make them.
     """
 
-    model_type: str
     architecture: str
     spec: Any
     entries: tuple[ConfigEntry, ...]
     parts: Callable[[str], tuple[PartNames, ...]]
+    model_type: str = ""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     further: Callable[[Data], None] | None = None

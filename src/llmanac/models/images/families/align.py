@@ -25,7 +25,6 @@ class Hidden(ConfigEntry):
 
 
 FAMILY = ImageFamily(
-    model_type="align",
     architecture="AlignModel",
     spec=Spec(
         vision=EfficientNet(), text=language_family("bert").spec, dim=EfficientNet().dim, image_projection="none",

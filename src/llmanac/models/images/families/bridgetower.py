@@ -73,7 +73,6 @@ def _stream(ours: str, theirs: str) -> tuple[PartNames, ...]:
 
 
 FAMILY = ImageFamily(
-    model_type="bridgetower",
     architecture="BridgeTowerForImageAndTextRetrieval",
     spec=Spec(
         vision=ViT(

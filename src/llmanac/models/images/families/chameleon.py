@@ -62,7 +62,6 @@ VQ_ENTRIES = (
 TEXT = stack({"qk_norm": "layernorm", "qk_norm_over": "each-head"})
 
 FAMILY = ImageFamily(
-    model_type="chameleon",
     architecture="ChameleonForConditionalGeneration",
     spec=Spec(tokenizer=VQ(base=32, groups=32), text=TEXT, drop=0.0),
     entries=(

@@ -28,7 +28,6 @@ class End(ConfigEntry):
 
 
 FAMILY = ImageFamily(
-    model_type="clip",
     architecture="CLIPModel",
     spec=Spec(vision=VISION, text=text_tower(activation="quick-gelu")),
     entries=(

@@ -50,7 +50,6 @@ class Depth(ConfigEntry):
 SIZES = (*sizes(1e-5, "gelu", patch=14, dim=768)[1:], Key("embed_dim", "dim", default=768))
 
 FAMILY = ImageFamily(
-    model_type="idefics",
     architecture="IdeficsForVisionText2Text",
     spec=Spec(vision=VISION, text=language_family("llama").spec, encoder="frozen", language="frozen"),
     entries=(

@@ -43,7 +43,6 @@ QFORMER: Table = {
 SIZES = sizes(1e-6, "gelu", patch=14, dim=1408)
 
 FAMILY = ImageFamily(
-    model_type="instructblip",
     architecture="InstructBlipForConditionalGeneration",
     spec=Spec(
         vision=ViT(), text=language_family("opt").spec, projector="q-former", q_former=QFormerSpec(words=1),

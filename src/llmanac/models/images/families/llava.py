@@ -35,7 +35,6 @@ class LlavaLayer(ConfigEntry):
 
 
 FAMILY = ImageFamily(
-    model_type="llava",
     architecture="LlavaForConditionalGeneration",
     spec=Spec(vision=VISION, layer=-2),
     entries=(

@@ -25,7 +25,6 @@ class Widths(ConfigEntry):
 
 
 FAMILY = ImageFamily(
-    model_type="paligemma",
     architecture="PaliGemmaForConditionalGeneration",
     spec=Spec(vision=replace(VISION, pool="none"), text=GEMMA.spec, projector="linear", mask="prefix"),
     entries=(

@@ -25,7 +25,6 @@ TEXT = stack(
 SIZES = sizes(1e-6, "gelu_pytorch_tanh")
 
 FAMILY = ImageFamily(
-    model_type="siglip",
     architecture="SiglipModel",
     spec=Spec(
         vision=VISION,

@@ -25,7 +25,6 @@ NAMES = Names(
     },
 )
 FAMILY = ImageFamily(
-    model_type="vilt",
     architecture="ViltForQuestionAnswering",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(

@@ -22,7 +22,6 @@ NAMES = Names(
 )
 
 FAMILY = ImageFamily(
-    model_type="vit",
     architecture="ViTForImageClassification",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(
