@@ -208,7 +208,7 @@ def test_built_by_name_with_choices() -> None:
     assert len(index) == 2
     assert make_method("retriever", "bm25-okapi").variant == "okapi"
     assert make_method("retriever", dump(index.spec)) == index.spec
-    with pytest.raises(SpecError, match="b: 1.5 must be from 0 to 1"):
+    with pytest.raises(SpecError, match=r"b: 1\.5 must be from 0 to 1"):
         Spec(b=1.5)
     with pytest.raises(SpecError, match="k1"):
         build("retriever", "bm25", k=2)

@@ -126,7 +126,7 @@ class LlamaAbove(ConfigEntry):
 
 
 @dataclass(frozen=True)
-class Listed(ConfigEntry):
+class LabelCount(ConfigEntry):
     """The number of labels, which their config lists, as the Spec's `field`; 0 for the class `bare`, without a head."""
 
     field: str

@@ -2,7 +2,7 @@
 
 from llmanac.models.families._config import Names
 from llmanac.models.families._table import Key, Only
-from llmanac.models.images.families._family import ImageFamily, Listed, PartNames
+from llmanac.models.images.families._family import ImageFamily, LabelCount, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
 from llmanac.models.images.vilt import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
@@ -29,7 +29,7 @@ FAMILY = ImageFamily(
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(
         Only("architectures", tuple([kind] for kind in KINDS)),
-        Listed("answers", KINDS[1], KINDS[0]),
+        LabelCount("answers", KINDS[1], KINDS[0]),
         *sizes(1e-12, "gelu", image=384, patch=32),
         Key("vocab_size", "vocab_size", default=30522),
         Key("max_position_embeddings", "max_length", default=40),

@@ -5,7 +5,7 @@ Dosovitskiy et al. 2020, arXiv:2010.11929.
 
 from llmanac.models.families._config import Names
 from llmanac.models.families._table import Only
-from llmanac.models.images.families._family import ImageFamily, Listed, PartNames
+from llmanac.models.images.families._family import ImageFamily, LabelCount, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
 from llmanac.models.images.vit import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
@@ -25,7 +25,7 @@ FAMILY = ImageFamily(
     architecture="ViTForImageClassification",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(
-        Listed("vocab_size", "ViTModel", "ViTForImageClassification"),
+        LabelCount("vocab_size", "ViTModel", "ViTForImageClassification"),
         *sizes(1e-12, "gelu"),
         Only("qkv_bias", (True,)),
     ),
