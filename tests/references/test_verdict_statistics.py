@@ -72,24 +72,42 @@ def test_few_items_are_tested_by_all_signs():
     assert decide.compare(column([1]), column([0]), "score").verdict == "too few"
 
 
-def test_groups_equal_statsmodels_cluster_robust_errors():
-    models = pytest.importorskip("statsmodels.api")
+def test_groups_equal_the_t_test_of_their_means_and_the_jackknife():
     draw = np.random.default_rng(5)
+    equal = np.repeat(np.arange(60), 4)
+    differences = draw.normal(size=60)[equal] + draw.normal(size=len(equal)) + 0.2
+    found = decide.compare(column(differences), column(0 * differences), "score", groups=equal)
+    theirs = scipy.stats.ttest_1samp(differences.reshape(60, 4).mean(1), 0)
+    assert (found.groups, found.test) == (60, "t over groups")
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(theirs.confidence_interval(), rel=1e-9)
     groups = np.repeat(np.arange(60), draw.integers(1, 9, 60))
     differences = draw.normal(size=60)[groups] + draw.normal(size=len(groups)) + 0.2
     found = decide.compare(column(differences), column(0 * differences), "score", groups=groups)
-    fitted = models.OLS(differences, np.ones(len(groups))).fit(
-        cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}, use_t=True
-    )
-    assert (found.groups, found.test) == (60, "t over groups")
-    off, n = differences - differences.mean(), len(differences)
-    # Miller's own variance of items is over n - 1, theirs over n
-    assert found.standard_error**2 == pytest.approx(fitted.bse[0] ** 2 + off @ off / n**2 / (n - 1), rel=1e-9)
-    assert found.p == pytest.approx(fitted.pvalues[0], rel=0.02)
+    without = np.array([differences[groups != group].mean() for group in range(60)])
+    error = np.sqrt(((without - differences.mean()) ** 2).sum() * 59 / 60)
+    free = len(groups) ** 2 / (np.bincount(groups) ** 2).sum() - 1
+    assert found.standard_error == pytest.approx(error, rel=1e-9) and 40 < free < 59
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(differences.mean() / error, free), rel=1e-9)
     alone = decide.compare(column(differences), column(0 * differences), "score")
     assert found.standard_error > 1.2 * alone.standard_error
     each = decide.compare(column(differences), column(0 * differences), "score", groups=np.arange(len(groups)))
     assert each == alone  # a group an item is none
+
+
+@pytest.mark.parametrize("sizes", [[100] + [1] * 39, [50, 50] + [1] * 40, [400 // n for n in range(1, 58)]])
+def test_a_group_with_most_items_is_one_observation(sizes):
+    """Of systems that are equally good: false verdicts, alone and as one benchmark of two."""
+    draw, groups = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    false, beyond, same_differences = 0, 0, np.zeros(len(groups))
+    same = decide.compare(column(same_differences), column(same_differences), "score", groups=groups)
+    for _ in range(400):
+        differences = 0.7 * draw.normal(size=len(sizes))[groups] + 0.7 * draw.normal(size=len(groups))
+        one = decide.compare(column(differences), column(0 * differences), "score", groups=groups)
+        false += one.verdict != "inconclusive"
+        both = decide.overall([(one, differences, groups), (same, same_differences, groups)], None)
+        beyond += not both.low < 0 < both.high
+    assert false / 400 <= 0.08 and beyond / 400 <= 0.08
 
 
 def test_equivalence_equals_statsmodels():

@@ -2,13 +2,15 @@
 
     right or wrong, one answer an item, no groups   McNemar's exact test
     up to FEW items or groups                       all signs of their differences (exact)
-    more of them                                    t = difference / SE with groups - 1 degrees of freedom
+    more of them                                    t = difference / SE with groups - 1 degrees of freedom, less where
+                                                    groups have other sizes
     a score that is no mean (BLEU, F1, perplexity)  random swaps of items or groups; the interval by the bootstrap
     the mean over several benchmarks                random signs of the differences of items or groups
 
-SE is over groups where there are any (Miller 2024). The mean over an item's repeated answers is its score, so their
-spread counts as part of that between items. An equivalence is two one-sided tests at the margin (Schuirmann 1987);
-where most items are equal, it also takes so many items that a rare large difference would have been seen.
+SE is over groups where there are any: how far the mean moves without each of them (the jackknife). The mean over an
+item's repeated answers is its score, so their spread counts as part of that between items. An equivalence is two
+one-sided tests at the margin (Schuirmann 1987); where most items are equal, it also takes so many items that a rare
+large difference would have been seen.
 """
 
 import math
@@ -122,12 +124,15 @@ def _mean(
     differences = values - baseline
     if len(differences) < 2:
         return _interval(float(differences.mean()), math.inf, 1, margin) | {"p": 1.0, "test": "none: a single item"}
-    found = statistics.paired(values, baseline, own)
+    found = statistics.paired(values, baseline)
+    error, free = found.standard_error, units - 1.0
+    if own is not None:
+        error, free = statistics.without_each(differences, own)
     sums = differences if own is None else np.bincount(own, differences)
     low, high = min(values.min(), baseline.min()), max(values.max(), baseline.max())
     largest = max(1.0, high - low, high, -low) * (1 if own is None else np.bincount(own).max())
     rare = _rare(sums / len(values), largest / len(values), margin)
-    result = _interval(found.mean, found.standard_error, units - 1, margin, rare)
+    result = _interval(found.mean, error, free, margin, rare)
     right = np.isin(values, (0.0, 1.0)).all() and np.isin(baseline, (0.0, 1.0)).all()
     if right and own is None and not repeated:
         p = statistics.mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum()))
@@ -135,7 +140,7 @@ def _mean(
     if units <= FEW:
         ps = [statistics.sign_flip_p(list(signed)) for signed in (sums, -sums)]
         return result | {"p": min(1.0, 2 * min(ps)), "test": "all signs, exact"}
-    p = min(1.0, 2 * _tail(abs(found.mean), found.standard_error, units - 1))
+    p = min(1.0, 2 * _tail(abs(found.mean), error, free))
     return result | {"p": p, "test": "t" if own is None else "t over groups"}
 
 
@@ -200,8 +205,12 @@ def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], m
     share, size, at = map(np.concatenate, (shares, sizes, stratum))
     centre = np.append(np.bincount(at, share, len(parts) + 1)[:-1] * len(parts), means["difference"])
     units = np.bincount(at, minlength=len(parts) + 1)
-    free = np.maximum(1, units - 1)
-    variance = np.bincount(at, (share - centre[at] * size) ** 2, len(parts) + 1) * units / free
+    whole, squares = np.bincount(at, size, len(parts) + 1), np.bincount(at, size**2, len(parts) + 1)
+    follows = size / whole[at] * (at < len(parts))  # how far a benchmark's centre does; that of the few is of all
+    scale = (units - 1) / np.maximum(1, units)
+    scale[-1] = units[-1] / max(1, units[-1] - 1)
+    free = np.maximum(1, whole**2 / np.where(squares, squares, 1) - 1)
+    variance = np.bincount(at, ((share - centre[at] * size) / (1 - follows)) ** 2, len(parts) + 1) * scale
     error, spread = math.sqrt(variance.sum()), float((variance**2 / free).sum())
     largest = max(1.0, *(max(abs(one.value), abs(one.baseline_value), np.abs(own).max()) for one, own, _ in parts))
     found = _interval(means["difference"], error, variance.sum() ** 2 / spread if spread else 1, margin,

@@ -59,6 +59,28 @@ def standard_error(scores: Any, clusters: Any = None) -> float:
     return math.sqrt(max(square, 0.0))
 
 
+def without_each(scores: Any, clusters: np.ndarray) -> tuple[float, float]:
+    """The jackknife's error of the mean of (n,) scores, leaving out one cluster at a time, and its degrees of freedom.
+
+    SE^2 = (G - 1) / G sum over clusters of (mean without it - mean)^2        df = n^2 / sum of n_g^2 - 1
+
+    `standard_error` is too small where one cluster has many of the items, since the mean follows that cluster: of 100
+    items in one and 39 alone, 77% of null tests reject by it at 5%. Of clusters of equal size this is the error of
+    their means, with G - 1 degrees of freedom. Cameron and Miller 2015, A practitioner's guide to cluster-robust
+    inference, section VI.B (CR3); Carter et al. 2017 on the effective number of clusters.
+
+    Args:
+        clusters: (n,) numbers from 0 on; of one alone the error is infinite.
+    """
+    values = np.asarray(scores, np.float64)
+    sizes, sums = np.bincount(clusters), np.bincount(clusters, values)
+    if len(sizes) < 2:
+        return math.inf, 1.0
+    moved = (sums.sum() - sums) / (len(values) - sizes) - values.mean()
+    error = math.sqrt(float(moved @ moved) * (len(sizes) - 1) / len(sizes))
+    return error, max(1.0, len(values) ** 2 / float(sizes @ sizes) - 1)
+
+
 def estimate(scores: Any, clusters: Any = None) -> Estimate:
     """The mean of scores with its error; see `standard_error`."""
     error, mean = standard_error(scores, clusters), float(np.mean(scores))
