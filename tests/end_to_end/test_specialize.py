@@ -112,6 +112,10 @@ def test_documents_become_rows(tmp_path):
     for row in rows:
         question, answer = row["question"], row["answer"]
         assert answer in " ".join(question.split()) and "Question: " in question
+    carried_out(spec, tmp_path / "out", resume=True)
+    (tmp_path / "docs" / "note0.md").write_text("# Another note\n\nThe bird of number 9 sat on the mat, it is said.\n")
+    with pytest.raises(DataError, match=r"docs: documents have changed since .*out was begun; put them back"):
+        carried_out(spec, tmp_path / "out", resume=True)
 
 
 @pytest.mark.parametrize(

@@ -243,8 +243,13 @@ class Specializing:
     def _documents(self, folder: Path) -> Path:
         """Rows from documents: a passage and a question, answered by the sentence that does."""
         place = self.place / "data" / "rows.jsonl"
+        index = FolderIndex.update(folder, self.place / "index", problems=CommandProblems("skip"))
+        now = {one["file"]: one["sha256"] for one in index.data["records"]}
+        if now != self._once("documents", lambda: now):
+            raise DataError(
+                f"{folder}: documents have changed since {self.place} was begun; put them back, or give another -o"
+            )
         if not place.is_file():
-            index = FolderIndex.update(folder, self.place / "index", problems=CommandProblems("skip"))
             asked = questions_of(index, self.asked.questions, self.asked.seed)
             pairs = ((f"{one.passage.text.strip()}\n\nQuestion: {one.text}", one.gold) for one in asked if one.passage)
             rows = [{"question": question, "answer": answer} for question, answer in pairs]
