@@ -302,5 +302,5 @@ def test_a_stop_does_not_wait_for_a_model_that_is_loaded():
 def test_the_first_answers_leave_nothing_behind() -> None:
     engine = Engine(HistoryModel(), ByteTokenizer(), drafter="prompt-lookup")
     first_answers(engine)
-    assert engine.prefix_cache is None and not engine.speculation.paces and not engine.speculation.calls
+    assert engine.prefix_cache is None and not engine.speculation.costs and not engine.speculation.calls
     first_answers(Engine(HistoryModel(max_length=4), ByteTokenizer()))  # a context that is shorter than the prompt
