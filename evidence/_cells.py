@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import math
 import re
@@ -241,10 +242,13 @@ def make(study: ModuleType, cell: str, folder: Path, of: tuple[str, str, str]) -
             start, (piece, _, number) = time.monotonic(), cell.rpartition(".")
             with records.Others() as others:
                 values = packed(study.measure(int(number), "full", *([piece] if piece else [])))
+            stamp = records.stamp()
+            if names := getattr(study, "PACKAGES", ()):
+                stamp["machine"] |= {"packages": {name: importlib.metadata.version(name) for name in names}}
             record = records.sealed({
                 "study": folder.name, "cell": cell, "version": version(study), "data": data, "fingerprint": print_,
                 "values": values, "seconds": round(time.monotonic() - start, 1), "others": others.share,
-                **records.stamp(),
+                **stamp,
             })  # fmt: skip
             text = records.canonical(record) + "\n"
             if len(text.encode()) > MOST:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,7 +55,7 @@ def made_by(study: ModuleType, cells: Sequence[dict[str, Any]], seeds: Sequence[
     dates = sorted({c["made"] for c in cells})
     span = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
     commits = sorted({c["commit"] for c in cells})
-    packages = [f"{n} {importlib.metadata.version(n)}" for n in getattr(study, "PACKAGES", ())]
+    packages = sorted({f"{n} {v}" for c in cells for n, v in c["machine"].get("packages", {}).items()})
     cells_at = f"../{study.OF[0]}/cells/" if hasattr(study, "OF") else "cells/"
     own, version = study.__name__.rpartition(".")[2], _cells.version(study)
     out = (

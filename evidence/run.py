@@ -22,7 +22,7 @@ and may have
     TIMED                names of fields that a fingerprint leaves out: times, and what depends on ties or peers
     TOLERANCE            relative difference at which a number of the fingerprint counts as changed
     REPLICATE            what a seed is, where it is not one: "fold"
-    PACKAGES             packages besides torch that the numbers depend on, for the page
+    PACKAGES             packages besides torch that the numbers depend on: a cell has their versions
 
 A replicate is a cell (`_cells.py`): a run adds those that are missing and replaces none. A page is made from its
 cells alone. It is stale when the small measurement gives other numbers, never because a file changed. `--check` looks

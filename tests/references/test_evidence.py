@@ -393,3 +393,12 @@ def test_a_comparison_says_what_its_verdicts_are_worth(monkeypatch):
     monkeypatch.setattr(catalogue, "evidence", lambda: {"transfer": {"": [39, 30, 0.6, 0.9], "ffn": [3, 2]}})
     assert "Of 3 verdicts like this, 2 kept their sign" in words.transfer("ffn")[0]
     assert "30 of 39 (60% to 90%" in words.transfer("ffn")[0]
+
+
+def test_a_page_has_the_versions_that_its_cells_were_made_with():
+    """Those that are installed where it is rendered may be others."""
+    study: Any = SimpleNamespace(__name__="evidence.made", PACKAGES=("numpy",))
+    machine = {"cpu": "a", "python": "3.11"}
+    cell = {"made": "2026-01-01", "commit": "c", "machine": {**machine, "packages": {"numpy": "0.1"}}}
+    assert " numpy 0.1." in _page.made_by(study, [cell], [1], 0)
+    assert "numpy" not in _page.made_by(study, [{**cell, "machine": machine}], [1], 0)
