@@ -78,7 +78,8 @@ def task(seed: int, size: str) -> Task:
 
 
 def fit(model: Any, objective: Any, take: Callable[[], Sequence[Any]], steps: int, lr: float,
-        after: Callable[[Any], object] = lambda _: None) -> list[dict[str, float]]:  # fmt: skip
+        after: Callable[[Any], object] = lambda _: None,
+        dtype: torch.dtype = torch.float32) -> list[dict[str, float]]:  # fmt: skip
     """Train in place with AdamW at a constant rate; the metrics of each step."""
     optimizer = make_method("optimizer", {"name": "adamw", "lr": lr, "weight_decay": 0.0}).build(
         model=optimized(trained_modules(model, objective))
@@ -86,7 +87,7 @@ def fit(model: Any, objective: Any, take: Callable[[], Sequence[Any]], steps: in
     model.train()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        step = Stepper(model, objective, optimizer, micro_batch=1 << 20, clip=1.0, dtype=torch.float32,
+        step = Stepper(model, objective, optimizer, micro_batch=1 << 20, clip=1.0, dtype=dtype,
                        folder=Path(folder))  # fmt: skip
         for number in range(steps):
             done = step(take(), 1.0, number)

@@ -16,7 +16,7 @@ its intervals have zero width: they say nothing about other texts.
 - The trained models took {steps:,.0f} steps, {millions:.1f} million tokens: {passes:.1f} passes over the text that
   counting reads once. More steps would lower both.
 - **lm/ngram: fast.** Counting and smoothing take {times[0]:.2f} to {times[1]:.2f} s. `benchmarks/ngram.py` compares
-  estimation and queries with KenLM: [figures](../benchmarks/ngram.json).
+  estimation and queries with KenLM: [figures](../benchmarks/ngram.jsonl).
 - **Memory grows with N**: {grows:.0f} times from order 2 to order 10. Beyond order 5 it is {late[0]:.0f} to
   {late[1]:.0f} MB per order: most long n-grams occur once, and an order adds at most one n-gram per token.
 - **Poor on unseen n-grams** holds without smoothing: {unsmoothed:.0f} bits per byte at order 5, {bits[bigram]:.1f} at

@@ -61,7 +61,8 @@ def test_the_oldest_releases_that_are_promised(root: Path, wheel: Path, tmp_path
 
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 def test_other_pythons(version: str, wheel: Path, tmp_path: Path) -> None:
-    if not (other := shutil.which(f"python{version}")):
+    other = shutil.which(f"python{version}")
+    if not other or subprocess.run([other, "--version"], capture_output=True).returncode:  # a shim may name none
         pytest.skip(f"no Python {version}")
     smoke(environment(tmp_path / "env", ["pip", "install", str(wheel)], python=other), tmp_path / "use")
 

@@ -212,10 +212,18 @@ def test_every_page_is_run(root: Path) -> None:
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
+OWN = re.compile(r"\]\(#([^)\s]+)\)")
+
+
 def test_every_link_leads_somewhere(root: Path) -> None:
-    for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
-        for target, _ in LINK.findall(path.read_text("utf-8")):
-            assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
+    for path in [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("docs/evidence/*/page.md")]:
+        text = path.read_text("utf-8")
+        for target, _ in LINK.findall(text):
+            assert target.startswith("https://") or (path.parent / target).exists(), f"{path}: {target}"
+        heads = [
+            re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)
+        ]
+        assert set(OWN.findall(text)) <= set(heads), path
 
 
 def test_the_map_names_files_that_exist(root: Path) -> None:

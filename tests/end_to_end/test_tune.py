@@ -33,6 +33,7 @@ from llmanac.recipes import tune_memory
 from llmanac.recipes.distill import TeacherSpec, teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.quantize import quantize
+from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import held_out, read_rows
@@ -90,6 +91,13 @@ def test_a_tuning_trains_what_carries_loss_and_is_served(place, tmp_path):
     before = load_file(place / "student" / "model.safetensors")
     after = load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert all((before[name] != after[name]).any() for name in before)  # full: every parameter moves
+
+
+def test_a_step_may_have_fewer_tokens_than_a_pretraining_row(place, tmp_path):
+    few = asked(place, train={"steps": 2, "batch_tokens": 96}, rows={"length": 48})
+    assert tune(few, tmp_path / "out", report=lambda line: None).before.mean > 0
+    with pytest.raises(SpecError, match=r"train\.batch_tokens: 96 is less than one row of length 256"):
+        make(RecipeSpec, {"data": {"source": {"name": "files", "paths": ["x"]}}, "train": {"batch_tokens": 96}})
 
 
 def test_rows_that_the_model_was_tuned_on_are_no_measure(place, tmp_path):

@@ -148,6 +148,7 @@ class RecipeSpec(RunSpec):
                 raise SpecError("through: packed matrices are not fine-tuned; leave [finetune] out")
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise SpecError(f"name: {self.name!r} must be letters, digits, dots, hyphens and underscores")
+        _ = self.train.rows  # there is one
 
     def forget(self, place: Path) -> None:
         """The pairs: their length, and which of them are held out, may change."""

@@ -52,12 +52,9 @@ class TrainSpec(Spec):
 
     ranges = within(COUNT, "steps batch_tokens length micro_batch checkpoint_every keep") | within(NOT_NEGATIVE, "clip")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_tokens < self.length:
-            raise SpecError(f"batch_tokens: {self.batch_tokens} is less than one row of length {self.length}")
-
     @property
     def rows(self) -> int:
-        """Rows of one step."""
+        """Rows of one step. Raises SpecError where there is none; a tuning knows its length when its rows are read."""
+        if self.batch_tokens < self.length:
+            raise SpecError(f"train.batch_tokens: {self.batch_tokens} is less than one row of length {self.length}")
         return self.batch_tokens // self.length
