@@ -257,8 +257,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     about = "Means and half of the 95% t interval over the seeds, here and below."
     return [
         Section("Arms", [about], [table(heads, rows)]),
-        Section("Reward while training", ["Means of five steps."], [],
-                [line_chart(lines, "step", "reward", "Reward of sampled answers")]),
+        *([Section("Reward while training", ["Means of five steps."], [],
+                   [line_chart(lines, "step", "reward", "Reward of sampled answers")])] if lines else []),
         Section("The best answer of the first seed", [], [table(["words", "arm", "answer"], said)]),
     ]  # fmt: skip
 

@@ -437,7 +437,8 @@ def test_keys_that_nothing_reads_are_ignored_with_a_note(kind, tmp_path):
     case = kind if kind in CASES else f"{kind}, grouped"
     ours = ours_of(theirs(case), tmp_path)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
+    # the installed transformers may be newer than the one whose keys are kept
+    config = json.loads(path.read_text()) | {"transformers_version": PEER["version"]}
     extra = {key: value for key, value in NOTHING.items() if key not in config}
     with pytest.warns(
         UserWarning, match=r"config\.json: unsloth_fixed, .*: ignored; no model of transformers computes"

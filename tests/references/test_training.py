@@ -238,9 +238,11 @@ def test_a_step_in_which_nothing_carries_loss_changes_nothing(tmp_path):
 
 
 def test_bad_settings_name_their_field():
-    for field, value in (("steps", 0), ("keep", 0), ("clip", -1.0), ("batch_tokens", 100)):
+    for field, value in (("steps", 0), ("keep", 0), ("clip", -1.0), ("batch_tokens", 0)):
         with pytest.raises(SpecError, match=field):
             TrainSpec(**{"length": 256, field: value})
+    with pytest.raises(SpecError, match=r"batch_tokens: 100 is less than one row of length 256"):
+        _ = TrainSpec(length=256, batch_tokens=100).rows
 
 
 @pytest.mark.slow
