@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from llmanac.core.errors import DataError, SpecError
@@ -87,6 +89,16 @@ def test_function(tmp_path):
         values({"name": "function", "file": f"{path}:missing"}, "ab")
     with pytest.raises(SpecError, match=r"is not FILE\.py:function"):
         values({"name": "function", "file": "own.py"}, "ab")
+
+
+def test_a_function_is_that_of_the_file_as_it_is(tmp_path):
+    """An edit of the same size within a second: Python's own cache would not see it."""
+    path = tmp_path / "own.py"
+    for value in (1.0, 5.0):
+        path.write_text(f"def own(text, row):\n    return {value}\n")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        assert values({"name": "function", "file": f"{path}:own"}, "ab") == [value]
+    assert [file.name for file in tmp_path.iterdir()] == ["own.py"]
 
 
 def test_function_in_the_form_of_trl(tmp_path, monkeypatch):

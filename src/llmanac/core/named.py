@@ -1,8 +1,11 @@
 """The files and folders that the fields of Specs name, by hashes: what is kept of a result is of what they held."""
 
 import functools
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from llmanac.core.files import file_sha256
 from llmanac.core.spec import Spec, dump, flatten
@@ -39,3 +42,20 @@ def _files(name: str, folders: bool) -> Iterator[Path]:
 @functools.lru_cache(maxsize=4096)
 def _hash(path: Path, _stamp: tuple[int, int]) -> str:
     return file_sha256(path)
+
+
+def run_file(path: Path, name: str) -> ModuleType:
+    """The module of a user's Python file, run now; what the file raises is raised, and `name` is not in `sys.modules`.
+
+    Python's loader would take a compiled form that is found by whole seconds and size: a quick edit would go unseen.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their annotations up there
+    try:
+        exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module

@@ -12,7 +12,6 @@ nothing that was trained before is lost.
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, described, shown, users_code
+from llmanac.core.named import run_file
 from llmanac.rewards import Reward, RewardScore, RewardSpec, Sample, checked
 
 CARD = {
@@ -71,15 +71,10 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     folder = os.fspath(path.parent.resolve())
     # a name of its own: two files of the same name in two folders are two modules
     own = f"reward_{path.stem}_{zlib.crc32(os.fsencode(folder)):08x}"
-    spec = importlib.util.spec_from_file_location(own, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[own] = module  # dataclasses look their annotations up there
     sys.path.insert(0, folder)  # its helpers, as if it were run
     try:
-        spec.loader.exec_module(module)
+        module = run_file(path, own)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(own, None)
         raise SpecError(f"{path}: does not run ({described(error)})") from error
     finally:
         with contextlib.suppress(ValueError):

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
-from llmanac.core.named import named_files
+from llmanac.core.named import named_files, run_file
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
@@ -179,12 +178,8 @@ def _load(file: Path, path: str) -> type[StageSpec]:
     if not file.is_file():
         raise SpecError(f"{path}.name: {file} is no file")
     name = f"llmanac_stage_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}.{file.stem}"
-    found = importlib.util.spec_from_file_location(name, file)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # a dataclass looks its module up
     try:
-        found.loader.exec_module(module)
+        module = run_file(file, name)
     except Exception as error:
         raise SpecError(f"{path}.name: {file} cannot be loaded ({type(error).__name__}: {error})") from error
     made = getattr(module, "Spec", None)
