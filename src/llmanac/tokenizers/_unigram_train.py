@@ -15,6 +15,7 @@ import functools
 import itertools
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +62,11 @@ def _pattern(name: str) -> Any:
 
 @functools.cache
 def _all() -> tuple[str, ...]:
-    found = {name for code in range(sys.maxunicode + 1) for name in _beginnings(chr(code))}
-    return tuple(sorted(name for name in found if _pattern(name) is not None))
+    """The names of all scripts: with what the names of at least two characters begin, but for the frequent ones."""
+    classes = "".join(rf"\p{{Script={name}}}" for name in FREQUENT)
+    rest = regex.sub(f"[{classes}]+", "", "".join(map(chr, range(sys.maxunicode + 1))))
+    found = Counter(name for character in rest for name in _beginnings(character))
+    return tuple(sorted(name for name, count in found.items() if count > 1 and _pattern(name) is not None))
 
 
 LONGEST_PIECE = 16  # characters
